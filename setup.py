@@ -1,0 +1,53 @@
+"""Package metadata: three import packages, the plug-in entry points and the extras."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def requirements(file: str) -> list[str]:
+    """Return the requirements of a file, without comments and blank lines."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
+    return [line for line in lines if line]
+
+
+setup(
+    name="arpo-verl",
+    version="0.1.0",
+    description="ARPO (Agentic Reinforced Policy Optimization) as a plug-in for verl",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=[*find_packages(include=["arpo_verl", "arpo_verl.*"]), "arpo_tools", "arpo_patches"],
+    # `tools` and `patches` are too general as names for everybody's site-packages.
+    package_dir={"arpo_tools": "tools", "arpo_patches": "patches"},
+    package_data={
+        "arpo_verl": ["py.typed"],
+        "arpo_verl.config": ["*.yaml"],
+        "arpo_tools": ["*.yaml", "py.typed"],
+        "arpo_patches": ["README.md"],
+    },
+    install_requires=[
+        "verl>=0.9.1,<0.10",  # the rollout overrides methods that verl may rename in 0.10
+        "wrapt>=1.16",  # hooks that run when verl imports a module, so that `import verl` stays fast
+        "requests>=2.26",
+        "sympy",
+    ],
+    extras_require={
+        "cpu": requirements("recipes/requirements-cpu.in"),
+        "gpu": ["verl[vllm,fsdp]>=0.9.1,<0.10"],
+        "search": ["bm25s>=0.3.16"],
+        "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
+        "math": ["math-verify>=0.9"],
+        "eval": ["openai[aiohttp]>=2.0"],
+        "dev": ["pytest>=8", "pytest-asyncio>=1.0", "hypothesis>=6", "ruff>=0.12", "mypy>=1.15"],
+    },
+    entry_points={
+        "verl.plugins": ["arpo = arpo_verl.plugin"],
+        "vllm.general_plugins": ["arpo = arpo_patches.vllm_on_cpu:apply"],
+    },
+)

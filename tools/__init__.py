@@ -1,0 +1,11 @@
+"""Tools for agents, usable with or without verl: a Python interpreter and a local search engine.
+
+Every tool is a `Tool`: a name and one coroutine from the model's text to a `ToolResult`. A tool never raises into the
+rollout; what went wrong is in the result's status.
+"""
+
+from arpo_tools.local_search import LocalSearch
+from arpo_tools.python_interpreter import PythonInterpreter
+from arpo_tools.tool import Tool, ToolResult, ToolStatus
+
+__all__ = ["LocalSearch", "PythonInterpreter", "Tool", "ToolResult", "ToolStatus"]
