@@ -1,0 +1,179 @@
+"""Checks of an ARPO run in the driver, before Ray starts. Every error says what was got, what was expected, what to change."""
+
+import importlib
+import importlib.metadata
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+from omegaconf import DictConfig, OmegaConf
+from packaging.version import Version
+
+from arpo_verl.integration.settings import arpo_config
+
+VERL_VERSIONS = ("0.9.1", "0.10")
+OLDEST_VLLM = "0.18.0"
+"""The oldest that verl 0.9.1 accepts (`third_party/vllm/__init__.py`)."""
+FORMAT = "arpo_tags"
+AGENT_LOOPS = ("single_turn_agent", "tool_agent", "tag_agent")
+COLUMNS = ("data_source", "prompt", "reward_model")
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def check(config: DictConfig) -> None:
+    """Check a whole verl configuration that asks for ARPO.
+
+    Raises:
+        ValueError: something in the configuration or in a file that it names can't work.
+        RuntimeError: something about this machine or its packages can't work.
+    """
+    checks: list[Callable[[DictConfig], None]] = [
+        _check_versions,
+        _check_settings,
+        _check_trainer,
+        _check_tools,
+        _check_datasets,
+        _check_machine,
+    ]
+    for one in checks:
+        one(config)
+
+
+def _version(distribution: str) -> Version | None:
+    try:
+        return Version(importlib.metadata.version(distribution))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _check_versions(config: DictConfig) -> None:
+    verl, (oldest, too_new) = _version("verl"), VERL_VERSIONS
+    if verl is None or not Version(oldest) <= verl < Version(too_new):
+        raise RuntimeError(f"verl {verl} is installed; expected >={oldest},<{too_new}: pip install 'verl=={oldest}'")
+    vllm = _version("vllm")
+    if vllm is None or vllm < Version(OLDEST_VLLM):
+        raise RuntimeError(
+            f"vllm {vllm} is installed; expected at least {OLDEST_VLLM}: "
+            f"pip install 'arpo-verl[gpu]', or see recipes/requirements-cpu.in for a machine without a GPU"
+        )
+
+
+def _check_settings(config: DictConfig) -> None:
+    arpo_config(config).roots(config.actor_rollout_ref.rollout.n)
+
+
+def _check_trainer(config: DictConfig) -> None:
+    rollout = config.actor_rollout_ref.rollout
+    if not config.trainer.use_v1:
+        raise ValueError("trainer.use_v1=False; expected True: ARPO's rollout is built on verl's V1 trainer")
+    if rollout.name != "vllm":
+        raise ValueError(f"actor_rollout_ref.rollout.name={rollout.name!r}; expected 'vllm': change it")
+    if rollout.multi_turn.format != FORMAT:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.multi_turn.format={rollout.multi_turn.format!r}; expected {FORMAT!r}, the tag "
+            f"syntax that ARPO's rollout reads: change it"
+        )
+    if rollout.agent.default_agent_loop not in AGENT_LOOPS:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={rollout.agent.default_agent_loop!r}; expected one of "
+            f"{', '.join(AGENT_LOOPS)}: ARPO grows trees itself and would not call another agent loop"
+        )
+
+
+def _check_tools(config: DictConfig) -> None:
+    """Load the tools as every worker will; that also builds the search index before accelerators wait for it."""
+    from verl.tools.tool_registry import load_all_tools
+    from verl.utils.import_utils import resolve_config_path
+
+    from arpo_verl.integration.tools import parameter_of
+
+    multi_turn = config.actor_rollout_ref.rollout.multi_turn
+    paths: dict[str, str | None] = {}
+    for key in ("tool_config_path", "function_tool_path"):
+        path = multi_turn[key]
+        paths[key] = resolve_config_path(path) if path else None
+        if path and not Path(str(paths[key])).is_file():
+            raise ValueError(f"actor_rollout_ref.rollout.multi_turn.{key}={path!r} is not a file: correct the path")
+    if paths["tool_config_path"]:
+        _check_tool_list(paths["tool_config_path"])
+    for tool in load_all_tools(**paths):
+        parameter_of(tool)
+
+
+def _check_tool_list(path: str) -> None:
+    tools = OmegaConf.load(path).get("tools") or []
+    for tool in tools:
+        class_name = tool.get("class_name")
+        module_name, _, attribute = str(class_name).rpartition(".")
+        try:
+            getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: class_name={class_name!r} is not a known tool; expected the dotted name of a class such as "
+                f"arpo_verl.integration.tools.PythonTool: correct it ({error})"
+            ) from error
+
+
+def _check_datasets(config: DictConfig) -> None:
+    for key in ("train_files", "val_files"):
+        files = config.data[key]
+        for file in [files] if isinstance(files, str) else files:
+            if str(file).endswith(".parquet") and "://" not in str(file):
+                _check_parquet(f"data.{key}", Path(str(file)).expanduser())
+
+
+def _check_parquet(key: str, file: Path) -> None:
+    if not file.is_file():
+        raise ValueError(f"{key}={str(file)!r} is not a file: correct the path")
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{key}={str(file)!r} is not a parquet file: {error}") from error
+    missing = [column for column in COLUMNS if column not in table.schema_arrow.names]
+    if missing:
+        raise ValueError(
+            f"{key}={str(file)!r} has the columns {table.schema_arrow.names}; expected {list(COLUMNS)}: add {missing}"
+        )
+    if table.metadata.num_rows == 0:
+        raise ValueError(f"{key}={str(file)!r} has no rows; expected at least one: check how it was made")
+    row: dict[str, Any] = next(table.iter_batches(batch_size=1, columns=list(COLUMNS))).to_pylist()[0]
+    if not (isinstance(row["prompt"], list) and row["prompt"] and "content" in row["prompt"][0]):
+        raise ValueError(
+            f"{key}={str(file)!r}, row 0: prompt={row['prompt']!r}; expected a list of {{'role', 'content'}}: convert it"
+        )
+    if not (isinstance(row["reward_model"], dict) and row["reward_model"].get("ground_truth") is not None):
+        raise ValueError(
+            f"{key}={str(file)!r}, row 0: reward_model={row['reward_model']!r}; expected a 'ground_truth' in it: add it"
+        )
+
+
+def _check_machine(config: DictConfig) -> None:
+    if config.trainer.device == "cpu":
+        _check_shared_memory(config)
+    prometheus = config.actor_rollout_ref.rollout.prometheus
+    for key, port in {
+        "actor_rollout_ref.rollout.prometheus.port": prometheus.port if prometheus.enable else 0,
+        "ray_kwargs.ray_init.dashboard_port": config.ray_kwargs.ray_init.get("dashboard_port") or 0,
+    }.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise RuntimeError(f"{key}={port} can't be bound: {error}; expected a free port: choose another") from error
+
+
+def _check_shared_memory(config: DictConfig) -> None:
+    """Without device handles, weights reach each vLLM replica through a bucket in /dev/shm (bucketed_weight_transfer.py)."""
+    bucket_mb = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
+    needed_mb = bucket_mb * config.trainer.n_gpus_per_node
+    free_mb = shutil.disk_usage(SHARED_MEMORY).free >> 20
+    if free_mb < needed_mb:
+        raise RuntimeError(
+            f"{SHARED_MEMORY} has {free_mb} MB free; expected {needed_mb} MB for the weight buckets of "
+            f"{config.trainer.n_gpus_per_node} replicas: enlarge it (docker run --shm-size) or lower "
+            f"actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes"
+        )

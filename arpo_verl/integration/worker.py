@@ -1,0 +1,88 @@
+"""The agent loop manager and worker that grow trees. Written against verl 0.9.1, `trainer/ppo/v1/agent_loop_tq.py`.
+
+The tree belongs in the worker's `_run_prompt`: that is where the number of leaves is known, and each leaf has to become a row of
+its own there, because verl scores a list of outputs on its last item only.
+"""
+
+import logging
+from typing import Any
+
+import ray
+import torch
+import transfer_queue as tq
+from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, DictConfigWrap, ToolListWrap
+from verl.trainer.ppo.v1 import AgentLoopManagerTQ
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ, apply_greedy_sampling_params
+
+from arpo_verl.integration.agent_loop import TagAgentLoop, TreeRequest
+from arpo_verl.integration.settings import arpo_config
+from arpo_verl.rollout.tree import Leaf
+
+logger = logging.getLogger(__name__)
+
+# A Ray actor class can't be subclassed; this is the class that it was made from.
+_StockWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+
+
+class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
+    """verl's worker with one method replaced: the sessions of a prompt are the leaves of one tree."""
+
+    async def _run_prompt(
+        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
+    ) -> None:
+        """Grow a prompt's tree, publish its leaves, then its status, as the stock method does for its sessions."""
+        uid = prompt["uid"]
+        partition_id = "val" if trajectory["validate"] else "train"
+        await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": "running"})
+        try:
+            await self._grow(prompt, dict(sampling_params), trajectory)
+            status = "finished"
+        except Exception:
+            logger.exception("the rollout of prompt %s failed; its leaves are not usable", uid)
+            status = "failure"
+        await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": status})
+
+    async def _grow(
+        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any]
+    ) -> None:
+        validate = trajectory["validate"]
+        rollout = self.config.actor_rollout_ref.rollout
+        leaves = prompt.pop("__rollout_n__", rollout.val_kwargs.n if validate else rollout.n)
+        if not prompt.pop("__do_sample__", True) and not validate:
+            apply_greedy_sampling_params(sampling_params)
+        prompt.pop("agent_name", None)
+        config = arpo_config(self.config)
+
+        async def publish(leaf: Leaf, output: AgentLoopOutput) -> None:
+            segment_ids = torch.tensor(leaf.segment_ids or [-1])
+            await self._agent_loop_postprocess(
+                output, validate, **prompt, session_id=leaf.number, segment_ids=segment_ids
+            )
+
+        request = TreeRequest(
+            leaves=leaves,
+            roots=leaves if validate else config.roots(leaves),
+            seed=f"{config.seed}/{trajectory['step']}/{trajectory['sample_index']}",
+        )
+        await self._agent_loop().grow_tree(sampling_params, request, publish, prompt)
+
+    def _agent_loop(self) -> TagAgentLoop:
+        return TagAgentLoop(
+            trainer_config=DictConfigWrap(self.config),
+            server_manager=self.llm_client,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            hf_model_type=self.hf_model_type,
+            dataset_cls=self.dataset_cls,
+            data_config=DictConfigWrap(self.config.data),
+            tools=ToolListWrap(self.tools),
+        )
+
+
+class ArpoAgentLoopManager(AgentLoopManagerTQ):
+    """verl's manager with workers that grow trees."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The stock constructor sets its own class; workers are created only afterwards, in `create`.
+        self.agent_loop_workers_class = ray.remote(ArpoAgentLoopWorker)
