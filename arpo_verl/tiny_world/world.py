@@ -43,7 +43,7 @@ class World:
         return [{"title": name, "contents": f"{name} {value}"} for name, value in self.facts.items()]
 
 
-def make_world(seed: int, facts: int = 256, train: int = 2048, validation: int = 96) -> World:
+def make_world(seed: int, facts: int = 256, train: int = 2048, validation: int = 72) -> World:
     """Make a world whose questions are spread evenly over the grades.
 
     Raises:

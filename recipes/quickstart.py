@@ -1,0 +1,279 @@
+"""The quickstart's program: make the tiny world, train on it, show progress, and end with a table and `summary.json`.
+
+Called by `quickstart.sh`, which documents it. Everything that verl and Ray print goes to a file; what is shown comes from verl's own
+metrics file. Whatever way the run ends, no process that it started stays.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+from validation import compare
+
+RUN_MARK = "ARPO_VERL_RUN"
+"""An environment variable that every descendant inherits, to find them all afterwards."""
+STAGES = {
+    "Started a local Ray instance": "Ray is up",
+    "actor and ref model engine initialized": "FSDP2 actor is up",
+    "all initialize finished": "vLLM is up, validating before training",
+}
+GRACE_SECONDS = 15
+
+console = Console(highlight=False)
+
+
+@dataclass
+class Run:
+    """Settings of one quickstart, from the environment."""
+
+    algorithm: str
+    seed: int
+    steps: int
+    output: Path
+    overrides: list[str]
+
+    @property
+    def world(self) -> Path:
+        return self.output.parent / f"tiny-world-seed{self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.output / "train.log"
+
+    @property
+    def metrics(self) -> Path:
+        return self.output / "metrics.jsonl"
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the training run: CPU platform, one thread a process, nothing from the network."""
+        settings = {
+            "VERL_PLATFORM": "cpu",
+            "VERL_FILE_LOGGER_PATH": str(self.metrics),
+            "ARPO_SEARCH_CORPUS": str(self.world / "corpus.jsonl"),
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "VLLM_NO_USAGE_STATS": "1",
+            RUN_MARK: uuid.uuid4().hex,
+        }
+        # A cluster of somebody else's is not ours to train on.
+        return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | settings
+
+    def command(self) -> list[str]:
+        """The verl command: the preset, the world, and sizes that suit a model of 0.3 M parameters."""
+        data = [f"data.{split}_files={self.world / name}.parquet" for split, name in (("train", "train"), ("val", "validation"))]
+        sizes = [
+            "data.train_batch_size=16",
+            "data.max_prompt_length=64",
+            "data.max_response_length=128",
+            f"data.seed={self.seed}",
+            f"arpo.seed={self.seed}",
+            f"actor_rollout_ref.rollout.seed={self.seed}",
+            "actor_rollout_ref.rollout.n=8",
+            "actor_rollout_ref.actor.optim.lr=2e-4",
+            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=64",
+            "actor_rollout_ref.rollout.val_kwargs.n=4",
+            "actor_rollout_ref.rollout.val_kwargs.temperature=1.0",
+            "actor_rollout_ref.rollout.val_kwargs.do_sample=True",
+        ]
+        trainer = [
+            f"trainer.total_training_steps={self.steps}",
+            f"trainer.test_freq={self.steps}",
+            f"trainer.save_freq={self.steps}",
+            f"trainer.validation_data_dir={self.output / 'validation'}",
+            f"trainer.rollout_data_dir={self.output / 'rollouts'}",
+            f"trainer.default_local_dir={self.output / 'checkpoints'}",
+            "trainer.resume_mode=disable",
+            "trainer.project_name=quickstart",
+            f"trainer.experiment_name={self.output.name}",
+            # hf_model adds the Hugging Face format to verl's own checkpoint.
+            "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
+            f"hydra.run.dir={self.output / 'hydra'}",
+        ]
+        preset = ["--config-path", "pkg://arpo_verl.config", "--config-name", "arpo_trainer", "platform=cpu"]
+        settings = [f"algorithm.adv_estimator={self.algorithm}", f"actor_rollout_ref.model.path={self.world / 'model'}"]
+        command = [sys.executable, "-m", "verl.trainer.main_ppo", *preset, *settings, *data, *sizes, *trainer]
+        return [*command, *self.overrides]
+
+
+def main() -> None:
+    run = Run(
+        algorithm=os.environ["ALGORITHM"],
+        seed=int(os.environ["SEED"]),
+        steps=int(os.environ["STEPS"]),
+        output=Path(os.environ["OUTPUT"]),
+        overrides=sys.argv[1:],
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    console.print(f"full log: {run.log}")
+    make_world = [sys.executable, "-m", "arpo_verl.tiny_world", "--out", str(run.world), "--seed", str(run.seed)]
+    subprocess.run(make_world, check=True, stderr=subprocess.DEVNULL)
+    world_seconds = time.monotonic() - started
+    run.output.mkdir(parents=True, exist_ok=True)
+    run.metrics.unlink(missing_ok=True)
+    timing = train(run)
+    timing |= {"tiny_world": world_seconds, "total": time.monotonic() - started}
+    report(run, timing)
+
+
+def train(run: Run) -> dict[str, float]:
+    """Train with progress on the console; return seconds and the peak memory in GB."""
+    environment = run.environment()
+    started = time.monotonic()
+    with run.log.open("w") as log:
+        child = subprocess.Popen(
+            run.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, cwd=run.output,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        timing = watch(run, child, started)
+    except KeyboardInterrupt:
+        console.print("interrupted: stopping the run")
+        sys.exit(130)
+    finally:
+        stop(child, environment[RUN_MARK])
+    if child.returncode != 0:
+        tail = run.log.read_text(errors="replace").splitlines()[-25:]
+        console.print("\n".join(tail), markup=False)
+        sys.exit(f"training ended with code {child.returncode}; the full log is {run.log}")
+    return timing
+
+
+def watch(run: Run, child: subprocess.Popen[bytes], started: float) -> dict[str, float]:
+    """Show each stage and step as it appears, until the child ends."""
+    baseline = psutil.virtual_memory().used
+    timing = {"peak_memory_gb": 0.0}
+    with run.log.open(errors="replace") as log:
+        metrics: TextIO | None = None
+        while True:
+            is_over = child.poll() is not None
+            for line in log:
+                for mark, stage in STAGES.items():
+                    if mark in line:
+                        console.print(f"{time.monotonic() - started:5.0f} s  {stage}")
+                        timing.setdefault(stage, time.monotonic() - started)
+            if metrics is None and run.metrics.exists():
+                metrics = run.metrics.open()
+            for line in metrics or ():
+                entry = json.loads(line)
+                show_step(run, entry["step"], entry["data"], time.monotonic() - started)
+            used = (psutil.virtual_memory().used - baseline) / 2**30
+            timing["peak_memory_gb"] = max(timing["peak_memory_gb"], used)
+            if is_over:
+                timing["training_run"] = time.monotonic() - started
+                return timing
+            time.sleep(0.5)
+
+
+def show_step(run: Run, step: int, data: dict[str, Any], seconds: float) -> None:
+    if step == 0:
+        console.print(f"{seconds:5.0f} s  validated; training {run.steps} steps with {run.algorithm}")
+        return
+    tree = ""
+    if "arpo/leaves" in data:
+        tree = (
+            f"  leaves {data['arpo/leaves']:.0f}  branches {data['arpo/branches_per_prompt']:.1f}"
+            f"  top-ups {data['arpo/top_ups_per_prompt']:.1f}  tool calls {data['tools/calls']:.0f}"
+        )
+    console.print(
+        f"{seconds:5.0f} s  step {step}/{run.steps}  reward {data['critic/score/mean']:6.3f}{tree}"
+        f"  {data['timing_s/step']:.1f} s"
+    )
+
+
+def stop(child: subprocess.Popen[bytes], mark: str) -> None:
+    """End the child and every process that inherited its mark; Ray's daemons and vLLM's engines have sessions of their own."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGINT)
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        psutil.wait_procs(left, timeout=1)
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(RUN_MARK) == mark:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def report(run: Run, timing: dict[str, float]) -> None:
+    """Write summary.json and print it as a table."""
+    steps = [entry["data"] for line in run.metrics.read_text().splitlines() if (entry := json.loads(line))["step"] > 0]
+    prompts = 16
+    model = run.output / "checkpoints" / f"global_step_{run.steps}" / "actor" / "huggingface"
+    seconds = sorted(step["timing_s/step"] for step in steps)
+    summary: dict[str, Any] = {
+        "algorithm": run.algorithm,
+        "seed": run.seed,
+        "steps": len(steps),
+        **compare(run.output / "validation" / "0.jsonl", run.output / "validation" / f"{run.steps}.jsonl"),
+        "leaves_per_prompt": sorted({value for step in steps for key, value in step.items() if key in LEAF_COUNTS}),
+        "leaves": round(sum(step.get("arpo/leaves", 0) * prompts for step in steps)),
+        "branches": round(sum(step.get("arpo/branches_per_prompt", 0) * prompts for step in steps)),
+        "top_ups": round(sum(step.get("arpo/top_ups_per_prompt", 0) * prompts for step in steps)),
+        "tool_calls": round(sum(step.get("tools/calls", 0) for step in steps)),
+        "seconds_per_step": seconds[len(seconds) // 2],
+        "seconds": {name: round(value, 1) for name, value in timing.items() if name != "peak_memory_gb"},
+        "peak_memory_gb": round(timing["peak_memory_gb"], 2),
+        "model": str(model),
+    }
+    path = run.output / "summary.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+    show(summary, path)
+
+
+LEAF_COUNTS = ("arpo/leaves/min", "arpo/leaves/max")
+
+
+def show(summary: dict[str, Any], path: Path) -> None:
+    before, after, gain = summary["before"], summary["after"], summary["gain"]
+    table = Table(title=f"{summary['algorithm']}, {summary['steps']} steps, seed {summary['seed']}")
+    for column in ("validation", "before", "after", "gain", "standard error"):
+        table.add_column(column, justify="left" if column == "validation" else "right")
+    for name in ("reward", "accuracy"):
+        values = (before[name], after[name], gain[name], gain[f"{name}_standard_error"])
+        table.add_row(name, *(f"{value:.3f}" for value in values))
+    console.print(table)
+    counts = Table(show_header=False)
+    for label, key in (
+        ("tool calls executed", "tool_calls"), ("leaves", "leaves"), ("branches", "branches"), ("top-ups", "top_ups"),
+        ("seconds per step", "seconds_per_step"),
+    ):  # fmt: skip
+        value = summary[key]
+        counts.add_row(label, f"{value:.1f}" if isinstance(value, float) else str(value))
+    console.print(counts)
+    console.print(f"trained model: {summary['model']}\nsummary:       {path}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

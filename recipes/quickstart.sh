@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# A 0.3 M parameter agent learns to use two real tools by ARPO, on CPU: unmodified verl 0.9.1 (V1 trainer, Ray, TransferQueue,
+# FSDP2) and a real vLLM engine.
+#   Hardware: 2 cores, 10 GB of memory, no GPU. Time: about 6 minutes after installation.
+#   Result:   validation reward from about 0.4 to above 0.7.
+#
+#   bash recipes/quickstart.sh                        # ARPO
+#   ALGORITHM=grpo bash recipes/quickstart.sh         # the same run without branching
+#   bash recipes/quickstart.sh arpo.rule=threshold    # any verl override may follow
+set -euo pipefail
+
+# ---- user-adjustable ---------------------------------------------------------------------------------------------------
+export ALGORITHM=${ALGORITHM:-arpo}
+export SEED=${SEED:-0}
+export STEPS=${STEPS:-20}
+export OUTPUT=${OUTPUT:-outputs/quickstart-$ALGORITHM-seed$SEED}
+# ------------------------------------------------------------------------------------------------------------------------
+
+[[ $OUTPUT == /* ]] || OUTPUT=$PWD/$OUTPUT
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash recipes/install.sh
+# exec, so that Ctrl-C reaches the program that cleans up.
+exec .venv/bin/python recipes/quickstart.py "$@"
