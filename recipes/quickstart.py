@@ -7,10 +7,12 @@ metrics file. Whatever way the run ends, no process that it started stays.
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,6 +20,7 @@ from typing import Any, TextIO
 import psutil
 from rich.console import Console
 from rich.table import Table
+
 from validation import compare
 
 RUN_MARK = "ARPO_VERL_RUN"
@@ -29,7 +32,7 @@ STAGES = {
 }
 GRACE_SECONDS = 15
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass
@@ -229,30 +232,38 @@ def marked(mark: str) -> list[psutil.Process]:
 def report(run: Run, timing: dict[str, float]) -> None:
     """Write summary.json and print it as a table."""
     steps = [entry["data"] for line in run.metrics.read_text().splitlines() if (entry := json.loads(line))["step"] > 0]
-    prompts = 16
-    model = run.output / "checkpoints" / f"global_step_{run.steps}" / "actor" / "huggingface"
-    seconds = sorted(step["timing_s/step"] for step in steps)
+    seconds = [step["timing_s/step"] for step in steps]
     summary: dict[str, Any] = {
         "algorithm": run.algorithm,
         "seed": run.seed,
         "steps": len(steps),
         **compare(run.output / "validation" / "0.jsonl", run.output / "validation" / f"{run.steps}.jsonl"),
-        "leaves_per_prompt": sorted({value for step in steps for key, value in step.items() if key in LEAF_COUNTS}),
-        "leaves": round(sum(step.get("arpo/leaves", 0) * prompts for step in steps)),
-        "branches": round(sum(step.get("arpo/branches_per_prompt", 0) * prompts for step in steps)),
-        "top_ups": round(sum(step.get("arpo/top_ups_per_prompt", 0) * prompts for step in steps)),
-        "tool_calls": round(sum(step.get("tools/calls", 0) for step in steps)),
-        "seconds_per_step": seconds[len(seconds) // 2],
+        **count_leaves(run, steps),
+        "seconds_per_step": statistics.median(seconds),
         "seconds": {name: round(value, 1) for name, value in timing.items() if name != "peak_memory_gb"},
         "peak_memory_gb": round(timing["peak_memory_gb"], 2),
-        "model": str(model),
+        "model": str(run.output / "checkpoints" / f"global_step_{run.steps}" / "actor" / "huggingface"),
     }
     path = run.output / "summary.json"
     path.write_text(json.dumps(summary, indent=2) + "\n")
     show(summary, path)
 
 
-LEAF_COUNTS = ("arpo/leaves/min", "arpo/leaves/max")
+def count_leaves(run: Run, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """Count leaves and tool calls over all steps; what only trees have is 0 for another algorithm."""
+    rows = [json.loads(line) for file in (run.output / "rollouts").glob("*.jsonl") for line in file.open()]
+    leaves = Counter(row["uid"].rsplit("_", 2)[0] for row in rows)
+    prompts = len(leaves) / len(steps)
+    has_trees = "arpo/leaves" in steps[0]
+    # A leaf of a tree has the calls of its prefix in its text too; without a tree every call was executed for its own leaf.
+    written = sum(row["output"].count("</result>") for row in rows)
+    return {
+        "leaves_per_prompt": sorted(set(leaves.values())),
+        "leaves": len(rows),
+        "branches": round(sum(step.get("arpo/branches_per_prompt", 0) * prompts for step in steps)),
+        "top_ups": round(sum(step.get("arpo/top_ups_per_prompt", 0) * prompts for step in steps)),
+        "tool_calls": round(sum(step["tools/calls"] for step in steps)) if has_trees else written,
+    }
 
 
 def show(summary: dict[str, Any], path: Path) -> None:
@@ -272,7 +283,7 @@ def show(summary: dict[str, Any], path: Path) -> None:
         value = summary[key]
         counts.add_row(label, f"{value:.1f}" if isinstance(value, float) else str(value))
     console.print(counts)
-    console.print(f"trained model: {summary['model']}\nsummary:       {path}", soft_wrap=True)
+    console.print(f"trained model: {summary['model']}\nsummary:       {path}")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _check(
 def _group_numbers(index: Sequence[object], device: torch.device) -> torch.Tensor:
     """Number the prompts 0, 1, ... in order of appearance. Shape (batch,)."""
     numbers: dict[object, int] = {}
-    return torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt in index], device=device)
+    return torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt in index], dtype=torch.long, device=device)
 
 
 def _group_relative(scores: torch.Tensor, group: torch.Tensor, norm_by_std: bool, epsilon: float) -> torch.Tensor:

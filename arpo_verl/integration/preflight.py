@@ -162,7 +162,7 @@ def _check_machine(config: DictConfig) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("", port))
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise RuntimeError(f"{key}={port} can't be bound: {error}; expected a free port: choose another") from error
 
 

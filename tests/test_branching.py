@@ -1,0 +1,71 @@
+"""Rule, budget arithmetic and entropy change on numbers worked out by hand."""
+
+import math
+import random
+
+import pytest
+
+from arpo_verl.branching import branch_score, certain_top_ups, draw_forks, possible_forks
+from arpo_verl.entropy import entropy_change, surprisals
+
+
+def test_score_is_alpha_plus_beta_times_change():
+    assert branch_score(1.5, base_probability=0.5, entropy_weight=0.2) == pytest.approx(0.8)
+
+
+def test_threshold_is_strict_and_all_or_nothing():
+    assert draw_forks(0.5, "threshold", 0.5, candidates=3, generator=random.Random(0)) == 0
+    assert draw_forks(0.5001, "threshold", 0.5, candidates=3, generator=random.Random(0)) == 3
+
+
+@pytest.mark.parametrize(("score", "forks"), [(-0.7, 0), (0.0, 0), (1.0, 4), (3.9, 4)])
+def test_bernoulli_clips_the_probability(score, forks):
+    assert draw_forks(score, "bernoulli", 0.5, candidates=4, generator=random.Random(0)) == forks
+
+
+def test_bernoulli_candidates_draw_on_their_own():
+    generator = random.Random(0)
+    counts = [draw_forks(0.3, "bernoulli", 0.5, candidates=2, generator=generator) for _ in range(20_000)]
+    # Binomial(2, 0.3): 0.49, 0.42, 0.09; five standard errors of a share of 20 000 are at most 0.018.
+    for forks, share in enumerate((0.49, 0.42, 0.09)):
+        assert counts.count(forks) / len(counts) == pytest.approx(share, abs=0.018)
+
+
+@pytest.mark.parametrize(
+    ("decisions", "factor", "forks"),
+    [(0, 2, 0), (1, 2, 1), (2, 2, 3), (3, 2, 7), (2, 3, 8), (1, 1, 0), (9, 1, 0), (50, 2, 16)],
+)
+def test_a_leaf_can_still_add_z_to_the_decisions_minus_one(decisions, factor, forks):
+    assert possible_forks(decisions, factor, at_most=16) == forks
+
+
+@pytest.mark.parametrize(("missing", "possible", "top_ups"), [(4, [], 4), (4, [1, 1], 2), (4, [3, 3], 0), (0, [1], 0)])
+def test_only_what_has_become_certain_is_topped_up(missing, possible, top_ups):
+    assert certain_top_ups(missing, possible) == top_ups
+
+
+def test_entropy_change_sums_over_common_positions_and_divides_by_log_v():
+    change = entropy_change([2.0, 3.0, 9.0], [1.0, 1.5], vocabulary_size=100)
+    assert change == pytest.approx((1.0 + 1.5) / math.log(100))
+
+
+def test_nothing_watched_is_no_change():
+    assert entropy_change([], [1.0], 100) == entropy_change([1.0], [], 100) == 0.0
+
+
+def test_a_vocabulary_of_one_is_refused():
+    with pytest.raises(ValueError, match="vocabulary_size=1"):
+        entropy_change([1.0], [1.0], 1)
+
+
+def test_surprisal_is_minus_log_p():
+    assert surprisals([-0.5, 0.0]) == [0.5, 0.0]
+
+
+def test_surprisals_of_samples_average_to_the_entropy():
+    probabilities = [0.5, 0.25, 0.125, 0.125]
+    entropy = 1.75 * math.log(2)
+    drawn = random.Random(0).choices(probabilities, probabilities, k=20_000)
+    mean = sum(surprisals([math.log(p) for p in drawn])) / len(drawn)
+    # Standard deviation 0.57, so 0.004 for the mean; five of them.
+    assert mean == pytest.approx(entropy, abs=0.02)

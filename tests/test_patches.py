@@ -1,0 +1,54 @@
+"""Each patch twice, in fresh interpreters: upstream still needs it, and with it the same thing works."""
+
+import os
+import subprocess
+import sys
+
+
+def python(code: str, patched: bool) -> subprocess.CompletedProcess[str]:
+    """Run code with the patches of a CPU run, or with neither plug-in nor patches."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")}
+    variables |= {"VERL_PLATFORM": "cpu"} if patched else {"VERL_USE_EXTERNAL_PLUGINS": "none", "VLLM_PLUGINS": ""}
+    return subprocess.run([sys.executable, "-c", code], env=variables, cwd="/", capture_output=True, text=True, timeout=300)
+
+
+def test_torch_refuses_a_backend_string_that_names_the_cpu_twice():
+    code = """
+import inspect, torch.distributed, verl.utils.distributed as distributed
+assert 'f"cpu:gloo,{get_device_name()}:{get_nccl_backend()}"' in inspect.getsource(distributed), "verl builds another string"
+torch.distributed.init_process_group("cpu:gloo,cpu:gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+print(torch.distributed.get_backend())
+"""
+    assert "Custom backend string" in python(code, patched=False).stderr
+    assert python(code, patched=True).stdout.splitlines()[-1] == "cpu:gloo"
+
+
+def test_verl_looks_for_a_distribution_called_vllm():
+    code = "import verl.third_party.vllm as found; print(found.vllm_version)"
+    assert "vllm version None not supported" in python(code, patched=False).stderr
+    assert python(code, patched=True).stdout.splitlines()[-1] == "0.27.1+cpu"
+
+
+def test_vllm_replaces_linear_weights_by_packed_copies():
+    code = """
+import os, torch
+if os.environ.get("VERL_PLATFORM") == "cpu":
+    from vllm.plugins import load_general_plugins
+    load_general_plugins()
+from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+layer = torch.nn.Linear(64, 64, bias=False)
+dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+print(layer.weight.numel())
+"""
+    assert python(code, patched=False).stdout.splitlines()[-1] == "0"
+    assert python(code, patched=True).stdout.splitlines()[-1] == str(64 * 64)
+
+
+def test_verl_validates_in_the_driver_before_it_starts_ray():
+    code = """
+import inspect, verl.trainer.main_ppo as main_ppo
+source = inspect.getsource(main_ppo.main)
+print(0 < source.index("validate_config(") < source.index("run_ppo("), type(main_ppo.validate_config).__name__)
+"""
+    assert python(code, patched=False).stdout.split() == ["True", "function"]
+    assert python(code, patched=True).stdout.split() == ["True", "FunctionWrapper"]

@@ -1,0 +1,118 @@
+"""The plug-in as verl sees it, each case in a fresh interpreter: what is registered, what is not imported, what is loud."""
+
+import os
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import arpo_verl
+
+HEAVY = ("verl", "ray", "vllm", "torch")
+MAY_IMPORT_VERL = ("arpo_verl.integration", "arpo_verl.plugin")
+MAY_IMPORT_TORCH = (*MAY_IMPORT_VERL, "arpo_verl.algorithms", "arpo_verl.tiny_world")
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code from `/`, so that nothing is imported from the source tree by accident."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")} | environment
+    return subprocess.run([sys.executable, "-c", code], env=variables, cwd="/", capture_output=True, text=True, timeout=300)
+
+
+def output_of(code: str, **environment: str) -> str:
+    result = python(code, **environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_only_the_edge_imports_verl_ray_vllm_or_torch():
+    names = [module.name for module in pkgutil.walk_packages(arpo_verl.__path__, "arpo_verl.")]
+    pure = [name for name in names if not name.startswith(MAY_IMPORT_TORCH)]
+    assert "arpo_verl.rollout.scheduler" in pure
+    assert "arpo_verl.reward.score" in pure
+    code = "import importlib, sys; [importlib.import_module(name) for name in {names}]; print([m for m in {heavy} if m in sys.modules])"
+    assert output_of(code.format(names=[*pure, "arpo_tools"], heavy=HEAVY)) == "[]"
+    no_verl = [name for name in names if not name.startswith(MAY_IMPORT_VERL)]
+    assert output_of(code.format(names=no_verl, heavy=HEAVY[:3])) == "[]"
+
+
+def test_verl_knows_arpo_after_importing_verl_alone():
+    code = """
+import verl
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
+from verl.experimental.agent_loop.tool_parser import ToolParser
+print(get_adv_estimator_fn("arpo").__module__)
+print(*(get_trainer_cls(mode).__name__ for mode in ("sync", "colocate_async", "separate_async")))
+print(_agent_loop_registry["tag_agent"]["_target_"])
+print(ToolParser.get_tool_parser("arpo_tags", None).__class__.__name__)
+"""
+    assert output_of(code).splitlines() == [
+        "arpo_verl.integration.advantage",
+        "ArpoPPOTrainerSync ArpoPPOTrainerColocateAsync ArpoPPOTrainerSeparateAsync",
+        "arpo_verl.integration.agent_loop.TagAgentLoop",
+        "TagToolParser",
+    ]
+
+
+def test_importing_verl_imports_nothing_heavy_on_our_behalf():
+    code = "import sys, verl; print(*sorted(sys.modules))"
+    without = set(output_of(code, VERL_USE_EXTERNAL_PLUGINS="none").split())
+    extra = set(output_of(code).split()) - without
+    assert {name.split(".")[0] for name in extra} <= {"arpo_verl", "arpo_patches", "wrapt", "pkg_resources"}
+
+
+def test_the_cpu_platform_is_used_only_when_asked_for():
+    code = "import verl; from verl.utils.device import get_device_name; print(get_device_name())"
+    assert output_of(code) == "cuda"
+    assert output_of(code, VERL_PLATFORM="cpu") == "cpu"
+
+
+def test_a_failing_registration_is_logged_with_its_traceback():
+    code = """
+import wrapt
+def refuse(*_): raise RuntimeError("no hooks today")
+wrapt.register_post_import_hook = refuse
+import verl
+"""
+    result = python(code)
+    assert "arpo-verl could not register itself with verl" in result.stderr
+    assert "RuntimeError: no hooks today" in result.stderr
+
+
+def test_a_run_that_is_not_arpos_gets_the_stock_trainer():
+    code = """
+import verl
+from omegaconf import OmegaConf
+from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+PPOTrainerSync.__init__ = lambda self, config: None
+for name in ("grpo", "gae"):
+    config = OmegaConf.create({"algorithm": {"adv_estimator": name}})
+    assert type(get_trainer_cls("sync")(config=config)) is PPOTrainerSync
+config = OmegaConf.create({"algorithm": {"adv_estimator": "arpo"}, "actor_rollout_ref": {"rollout": {"n": 8, "agent": {}}}})
+trainer = get_trainer_cls("sync")(config=config)
+print(type(trainer).__name__, isinstance(trainer, PPOTrainerSync), config.actor_rollout_ref.rollout.agent)
+"""
+    manager = "{'agent_loop_manager_class': 'arpo_verl.integration.worker.ArpoAgentLoopManager'}"
+    assert output_of(code) == f"ArpoPPOTrainerSync True {manager}"
+
+
+@pytest.mark.parametrize("plugins", ["auto", "none"])
+def test_a_grpo_configuration_passes_through_validation_unchanged(plugins):
+    code = """
+import verl
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from verl.utils.config import validate_config
+with initialize_config_module("verl.trainer.config", version_base=None):
+    config = compose("ppo_trainer", overrides=[
+        "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.name=vllm", "trainer.n_gpus_per_node=1",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1", "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1"])
+before = OmegaConf.to_yaml(config)
+validate_config(config, use_reference_policy=False, use_critic=False)
+print(OmegaConf.to_yaml(config) == before)
+"""
+    assert output_of(code, VERL_USE_EXTERNAL_PLUGINS=plugins).splitlines()[-1] == "True"
