@@ -1,9 +1,9 @@
 """What verl imports in every process (entry point `verl.plugins`): registrations, nothing heavy, nothing printed.
 
 verl imports the module and calls nothing, so the module body does the work. Registries that live in modules which
-`import verl` does not load are filled when verl itself imports those modules, so that the plug-in costs next to nothing
-in processes that do not need it. verl logs a failing plug-in at DEBUG level only (`verl/__init__.py`); here it is logged
-as an error, with its traceback, and raised again.
+`import verl` does not load are filled when verl itself imports those modules, so that the plug-in costs next to
+nothing in processes that do not need it. verl logs a failing plug-in at DEBUG level only (`verl/__init__.py`); here it
+is logged as an error, with its traceback, and raised again.
 """
 
 import logging

@@ -9,8 +9,9 @@ import wrapt
 def check_arpo_config_too(verl_config: ModuleType) -> None:
     """Let `verl.utils.config.validate_config` check an ARPO run first.
 
-    verl 0.9.1 (`trainer/main_ppo.py`) validates the configuration in the driver, before `ray.init`, and offers no hook there. Without
-    this, bad input surfaces minutes later in a remote worker. Runs that do not set adv_estimator=arpo are passed through.
+    verl 0.9.1 (`trainer/main_ppo.py`) validates the configuration in the driver, before `ray.init`, and offers no hook
+    there. Without this, bad input surfaces minutes later in a remote worker. Runs that do not set adv_estimator=arpo
+    are passed through.
     """
     if isinstance(verl_config.validate_config, wrapt.ObjectProxy):
         return

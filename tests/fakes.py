@@ -25,7 +25,8 @@ def syntax(tags: Sequence[str] = ("python", "search")) -> TagSyntax:
 
 
 class ScriptedEngine:
-    """Continues a context as `write` says, stops at closing tags and END as a real engine does, and keeps all requests."""
+    """Continues a context as `write` says, stops at closing tags and END as a real engine does, and keeps all
+    requests."""
 
     def __init__(self, write: Callable[[str], str], logprob: float = -1.0, delays: random.Random | None = None) -> None:
         """

@@ -45,7 +45,12 @@ def test_hard_gives_a_shared_token_the_mean_of_its_leaves():
 def test_hard_does_not_share_between_prompts_that_use_the_same_ids():
     segments = torch.tensor([[0], [0], [0], [0]])
     advantages, _ = compute_arpo_advantage(
-        rewards_at_end([0, 2, 10, 30], 1), torch.ones(4, 1), list("aabb"), segment_ids=segments, mode="hard", norm_by_std=False
+        rewards_at_end([0, 2, 10, 30], 1),
+        torch.ones(4, 1),
+        list("aabb"),
+        segment_ids=segments,
+        mode="hard",
+        norm_by_std=False,
     )
     assert advantages.tolist() == [[0], [0], [0], [0]]
 
@@ -53,7 +58,11 @@ def test_hard_does_not_share_between_prompts_that_use_the_same_ids():
 @pytest.mark.parametrize("mode", ["soft", "hard"])
 def test_equal_rewards_give_no_signal(mode):
     advantages, _ = compute_arpo_advantage(
-        rewards_at_end([0.5] * 4, 2), torch.ones(4, 2), ["p"] * 4, segment_ids=torch.zeros(4, 2, dtype=torch.long), mode=mode
+        rewards_at_end([0.5] * 4, 2),
+        torch.ones(4, 2),
+        ["p"] * 4,
+        segment_ids=torch.zeros(4, 2, dtype=torch.long),
+        mode=mode,
     )
     assert advantages.abs().max() == 0
 
@@ -146,7 +155,9 @@ def test_hard_equals_brute_force_on_random_trees(seed, leaves, prompts):
     hard, _ = compute_arpo_advantage(rewards, mask, index, segment_ids=segments, mode="hard")
     for i, (prompt, row) in enumerate(rows):
         for t, segment in enumerate(row):
-            copies = [j for j, (other, ids) in enumerate(rows) if other == prompt and t < len(ids) and ids[t] == segment]
+            copies = [
+                j for j, (other, ids) in enumerate(rows) if other == prompt and t < len(ids) and ids[t] == segment
+            ]
             expected = sum(soft[j, t].item() for j in copies) / len(copies)
             assert hard[i, t].item() == pytest.approx(expected, abs=1e-9)
     # Sharing moves advantage between copies and neither creates nor destroys any.

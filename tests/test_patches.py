@@ -9,13 +9,15 @@ def python(code: str, patched: bool) -> subprocess.CompletedProcess[str]:
     """Run code with the patches of a CPU run, or with neither plug-in nor patches."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")}
     variables |= {"VERL_PLATFORM": "cpu"} if patched else {"VERL_USE_EXTERNAL_PLUGINS": "none", "VLLM_PLUGINS": ""}
-    return subprocess.run([sys.executable, "-c", code], env=variables, cwd="/", capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=variables, cwd="/", capture_output=True, text=True, timeout=300
+    )
 
 
 def test_torch_refuses_a_backend_string_that_names_the_cpu_twice():
     code = """
 import inspect, torch.distributed, verl.utils.distributed as distributed
-assert 'f"cpu:gloo,{get_device_name()}:{get_nccl_backend()}"' in inspect.getsource(distributed), "verl builds another string"
+assert 'f"cpu:gloo,{get_device_name()}:{get_nccl_backend()}"' in inspect.getsource(distributed)
 torch.distributed.init_process_group("cpu:gloo,cpu:gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
 print(torch.distributed.get_backend())
 """

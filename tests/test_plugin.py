@@ -1,4 +1,4 @@
-"""The plug-in as verl sees it, each case in a fresh interpreter: what is registered, what is not imported, what is loud."""
+"""The plug-in as verl sees it, in fresh interpreters: what is registered, what is not imported, what is loud."""
 
 import os
 import pkgutil
@@ -17,7 +17,9 @@ MAY_IMPORT_TORCH = (*MAY_IMPORT_VERL, "arpo_verl.algorithms", "arpo_verl.tiny_wo
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code from `/`, so that nothing is imported from the source tree by accident."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("VERL_")} | environment
-    return subprocess.run([sys.executable, "-c", code], env=variables, cwd="/", capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=variables, cwd="/", capture_output=True, text=True, timeout=300
+    )
 
 
 def output_of(code: str, **environment: str) -> str:
@@ -31,7 +33,12 @@ def test_only_the_edge_imports_verl_ray_vllm_or_torch():
     pure = [name for name in names if not name.startswith(MAY_IMPORT_TORCH)]
     assert "arpo_verl.rollout.scheduler" in pure
     assert "arpo_verl.reward.score" in pure
-    code = "import importlib, sys; [importlib.import_module(name) for name in {names}]; print([m for m in {heavy} if m in sys.modules])"
+    code = """
+import importlib, sys
+for name in {names}:
+    importlib.import_module(name)
+print([name for name in {heavy} if name in sys.modules])
+"""
     assert output_of(code.format(names=[*pure, "arpo_tools"], heavy=HEAVY)) == "[]"
     no_verl = [name for name in names if not name.startswith(MAY_IMPORT_VERL)]
     assert output_of(code.format(names=no_verl, heavy=HEAVY[:3])) == "[]"
@@ -92,7 +99,8 @@ PPOTrainerSync.__init__ = lambda self, config: None
 for name in ("grpo", "gae"):
     config = OmegaConf.create({"algorithm": {"adv_estimator": name}})
     assert type(get_trainer_cls("sync")(config=config)) is PPOTrainerSync
-config = OmegaConf.create({"algorithm": {"adv_estimator": "arpo"}, "actor_rollout_ref": {"rollout": {"n": 8, "agent": {}}}})
+rollout = {"rollout": {"n": 8, "agent": {}}}
+config = OmegaConf.create({"algorithm": {"adv_estimator": "arpo"}, "actor_rollout_ref": rollout})
 trainer = get_trainer_cls("sync")(config=config)
 print(type(trainer).__name__, isinstance(trainer, PPOTrainerSync), config.actor_rollout_ref.rollout.agent)
 """
@@ -110,7 +118,8 @@ from verl.utils.config import validate_config
 with initialize_config_module("verl.trainer.config", version_base=None):
     config = compose("ppo_trainer", overrides=[
         "algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.name=vllm", "trainer.n_gpus_per_node=1",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1", "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1"])
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1"])
 before = OmegaConf.to_yaml(config)
 validate_config(config, use_reference_policy=False, use_critic=False)
 print(OmegaConf.to_yaml(config) == before)

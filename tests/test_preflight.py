@@ -75,7 +75,7 @@ def test_an_unknown_tool_is_refused(files):
 
 def test_a_missing_corpus_is_refused(files, monkeypatch):
     monkeypatch.setenv("ARPO_SEARCH_CORPUS", "/no/corpus.jsonl")
-    with pytest.raises(ValueError, match="search corpus '/no/corpus.jsonl' is not a file"):
+    with pytest.raises(ValueError, match=r"search corpus '/no/corpus\.jsonl' is not a file"):
         preflight.check(configuration(files))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 
 import pytest
+from fakes import END, Collector, ScriptedEngine, ScriptedTools, ids, syntax, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from arpo_verl.rollout.metrics import LeafRecord, tree_metrics
 from arpo_verl.rollout.protocols import Generation
 from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
 from arpo_verl.rollout.tree import Leaf, StopReason
-from fakes import END, Collector, ScriptedEngine, ScriptedTools, ids, syntax, text
 
 CALL = "<python>1+1</python>"
 RESULT = " <result>\n2\n</result>"
@@ -24,7 +24,9 @@ def one_call(context: str) -> str:
     return f"so 2{END}"[len(answer) :] if result else CALL
 
 
-def grow(config: ArpoConfig, write, *, leaves=8, roots=4, budget=1000, engine=None, tools=None, seed="s") -> Collector:
+def grow(  # noqa: PLR0913  a test names only what it varies
+    config: ArpoConfig, write, *, leaves=8, roots=4, budget=1000, engine=None, tools=None, seed="s"
+) -> Collector:
     """Run one rollout to its end and return its leaves."""
     collector = Collector()
     engine = engine or ScriptedEngine(write)

@@ -1,8 +1,9 @@
 """Full-text search over a JSONL corpus with SQLite's FTS5: no server, no key, no dependency.
 
-A corpus has one document a line: {"contents": text} with an optional "title". The index is a file beside the corpus (or in the
-temporary directory where that can't be written), built once, shared by all processes, rebuilt when the corpus changes.
-Ranking is FTS5's bm25. Words are what FTS5's `unicode61` tokenizer says; text without spaces, such as Chinese, is not split.
+A corpus has one document a line: {"contents": text} with an optional "title". The index is a file beside the corpus (or
+in the temporary directory where that can't be written), built once, shared by all processes, rebuilt when the corpus
+changes. Ranking is FTS5's bm25. Words are what FTS5's `unicode61` tokenizer says; text without spaces, such as Chinese,
+is not split.
 """
 
 import asyncio
@@ -63,7 +64,8 @@ class LocalSearch:
         """
         if top_k < 1 or max_passage_chars < 1:
             raise ValueError(
-                f"search tool: top_k={top_k}, max_passage_chars={max_passage_chars}; expected positive numbers: raise them"
+                f"search tool: top_k={top_k}, max_passage_chars={max_passage_chars}; "
+                f"expected positive numbers: raise them"
             )
         self.name = name
         self.top_k = top_k

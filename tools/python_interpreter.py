@@ -1,11 +1,12 @@
 """Run model-written Python in a process of its own, with limits.
 
-What is covered: an empty environment, a session of its own, an empty working directory that is deleted afterwards; limits on
-CPU time, memory, file size, output and wall-clock time; the whole process group is killed and the child reaped when the call
-ends, however it ends; output printed before an error or a time-out is kept; the last expression is shown as in a notebook.
+What is covered: an empty environment, a session of its own, an empty working directory that is deleted afterwards;
+limits on CPU time, memory, file size, output and wall-clock time; the whole process group is killed and the child
+reaped when the call ends, however it ends; output printed before an error or a time-out is kept; the last expression
+is shown as in a notebook.
 
-What is not covered: this is not a security sandbox. The network is reachable, files that the user may read can be read, a
-process that leaves its session escapes the kill, and root can raise its own limits.
+What is not covered: this is not a security sandbox. The network is reachable, files that the user may read can be
+read, a process that leaves its session escapes the kill, and root can raise its own limits.
 """
 
 import asyncio

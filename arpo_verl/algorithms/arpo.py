@@ -8,11 +8,11 @@ Hard gives a token that d leaves share the mean of their d advantages:
 
     A_{i,t} = (1/d) sum over the leaves j that share token t of A_j
 
-With token-mean aggregation and nothing clipped the two give the same gradient: the d copies of a shared token have the same
-ratio, and d times the mean is the sum.
+With token-mean aggregation and nothing clipped the two give the same gradient: the d copies of a shared token have the
+same ratio, and d times the mean is the sum.
 
-Deviations: none from the paper in soft mode. The released code has no hard mode; there a shared token's mean is taken over its
-copies in the batch, as the paper's formula says, and not over the whole group.
+Deviations: none from the paper in soft mode. The released code has no hard mode; there a shared token's mean is taken
+over its copies in the batch, as the paper's formula says, and not over the whole group.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ PADDING = -1
 """The segment id of a position that holds no token."""
 
 
-def compute_arpo_advantage(
+def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
     token_level_rewards: torch.Tensor,
     response_mask: torch.Tensor,
     index: Sequence[object],
@@ -36,7 +36,8 @@ def compute_arpo_advantage(
     """Return the advantages of all leaves of a batch, and the returns, which equal them: there is no critic.
 
     Args:
-        token_level_rewards: reward of each token; a leaf's reward is the sum over its row. Shape (batch, response_length).
+        token_level_rewards: reward of each token; a leaf's reward is the sum over its row.
+            Shape (batch, response_length).
         response_mask: 1 where the policy sampled the token, 0 for tool results and padding.
             Shape (batch, response_length).
         index: the prompt of each row, anything hashable. Length batch.
@@ -74,7 +75,9 @@ def _check(
     if mode not in ("soft", "hard"):
         raise ValueError(f"mode={mode!r}; expected 'soft' or 'hard'")
     if mode == "hard" and segment_ids is None:
-        raise ValueError("mode='hard' got segment_ids=None; expected the ids of every token: pass them or use mode='soft'")
+        raise ValueError(
+            "mode='hard' got segment_ids=None; expected the ids of every token: pass them or use mode='soft'"
+        )
     shapes = {"token_level_rewards": rewards.shape, "response_mask": mask.shape}
     if segment_ids is not None:
         shapes["segment_ids"] = segment_ids.shape

@@ -63,13 +63,17 @@ class ArpoConfig:
         known = {field.name: field for field in fields(cls)}
         for name, value in values.items():
             if name not in known:
-                raise ValueError(f"arpo.{name} is not a known key; expected one of {', '.join(known)}: correct its name")
+                raise ValueError(
+                    f"arpo.{name} is not a known key; expected one of {', '.join(known)}: correct its name"
+                )
             default = known[name].default
             expected = (int, float) if isinstance(default, float) else (int if default is None else type(default),)
             is_bool = isinstance(value, bool)
             if is_bool or not isinstance(value, (*expected, type(default))):
                 names = " or ".join(kind.__name__ for kind in expected)
-                raise ValueError(f"arpo.{name}={value!r} is of type {type(value).__name__}; expected {names}: change it")
+                raise ValueError(
+                    f"arpo.{name}={value!r} is of type {type(value).__name__}; expected {names}: change it"
+                )
         return cls(**values)
 
     def roots(self, leaves: int) -> int:

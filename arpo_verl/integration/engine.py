@@ -11,15 +11,13 @@ from arpo_verl.rollout.protocols import Generation
 class ServerEngine:
     """Sends the requests of one prompt's tree through verl's client.
 
-    A request id reaches verl's load balancer, which keeps one id on one replica, so that siblings meet their prefix cache;
-    the client gives every request a fresh id towards vLLM (verl 0.9.1, `workers/rollout/llm_server.py`).
+    A request id reaches verl's load balancer, which keeps one id on one replica, so that siblings meet their prefix
+    cache; the client gives every request a fresh id towards vLLM (verl 0.9.1, `workers/rollout/llm_server.py`).
     """
 
     def __init__(self, client: LLMServerClient, sampling_params: dict[str, Any], stop_strings: list[str]) -> None:
         self._client = client
-        self._sampling_params = dict(
-            sampling_params, logprobs=True, stop=stop_strings, include_stop_str_in_output=True
-        )
+        self._sampling_params = dict(sampling_params, logprobs=True, stop=stop_strings, include_stop_str_in_output=True)
         self._prompt = uuid4().hex
 
     async def generate(self, token_ids: list[int], max_tokens: int, request_id: str) -> Generation:

@@ -1,4 +1,7 @@
-"""Checks of an ARPO run in the driver, before Ray starts. Every error says what was got, what was expected, what to change."""
+"""Checks of an ARPO run in the driver, before Ray starts.
+
+Every error says what was got, what was expected and what to change.
+"""
 
 import importlib
 import importlib.metadata
@@ -142,7 +145,8 @@ def _check_parquet(key: str, file: Path) -> None:
     row: dict[str, Any] = next(table.iter_batches(batch_size=1, columns=list(COLUMNS))).to_pylist()[0]
     if not (isinstance(row["prompt"], list) and row["prompt"] and "content" in row["prompt"][0]):
         raise ValueError(
-            f"{key}={str(file)!r}, row 0: prompt={row['prompt']!r}; expected a list of {{'role', 'content'}}: convert it"
+            f"{key}={str(file)!r}, row 0: prompt={row['prompt']!r}; "
+            f"expected a list of {{'role', 'content'}}: convert it"
         )
     if not (isinstance(row["reward_model"], dict) and row["reward_model"].get("ground_truth") is not None):
         raise ValueError(
@@ -163,11 +167,14 @@ def _check_machine(config: DictConfig) -> None:
             try:
                 probe.bind(("", port))
             except (OSError, OverflowError) as error:
-                raise RuntimeError(f"{key}={port} can't be bound: {error}; expected a free port: choose another") from error
+                raise RuntimeError(
+                    f"{key}={port} can't be bound: {error}; expected a free port: choose another"
+                ) from error
 
 
 def _check_shared_memory(config: DictConfig) -> None:
-    """Without device handles, weights reach each vLLM replica through a bucket in /dev/shm (bucketed_weight_transfer.py)."""
+    """Without device handles, weights reach each vLLM replica through a bucket in /dev/shm
+    (bucketed_weight_transfer.py)."""
     bucket_mb = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
     needed_mb = bucket_mb * config.trainer.n_gpus_per_node
     free_mb = shutil.disk_usage(SHARED_MEMORY).free >> 20

@@ -1,7 +1,8 @@
 """A replay buffer for small runs: verl's own, asked more often.
 
-verl 0.9.1 (`trainer/ppo/v1/replay_buffer.py`) looks for finished prompts every 2 s, longer than the whole generation of a tiny model. Chosen by
-verl's own key `trainer.v1.sampler.custom_sampler.{path,name}`; verl then passes no group-filtering options, so use it only without.
+verl 0.9.1 (`trainer/ppo/v1/replay_buffer.py`) looks for finished prompts every 2 s, longer than the whole generation
+of a tiny model. Chosen by verl's own key `trainer.v1.sampler.custom_sampler.{path,name}`; verl then passes no
+group-filtering options, so use it only without.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tools on both sides of verl's interface: ours as verl's `BaseTool`, and any of verl's tools as the scheduler's `Tools`."""
+"""Tools on both sides of verl's interface: ours as verl's `BaseTool`, any of verl's as the scheduler's `Tools`."""
 
 import json
 import logging
@@ -51,7 +51,9 @@ class PythonTool(_ArpoTool):
     """`arpo_tools.PythonInterpreter`; the keys under `config` are its fields."""
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
-        description = "Run Python code in a fresh interpreter; prints and the value of the last expression are returned."
+        description = (
+            "Run Python code in a fresh interpreter; prints and the value of the last expression are returned."
+        )
         schema = tool_schema or _schema("python", description, "code", "The program to run.")
         super().__init__(PythonInterpreter(**_options(config)), schema)
 
@@ -65,7 +67,7 @@ class SearchTool(_ArpoTool):
 
 
 class VerlTools:
-    """Calls verl's tools with the raw text of a tag. Tags have one text, so a tool needs exactly one required parameter."""
+    """Calls verl's tools with the text of a tag. A tag has one text, so a tool needs exactly one required parameter."""
 
     def __init__(
         self, tools: dict[str, BaseTool | FunctionTool], tools_kwargs: dict[str, Any], limit: int, truncate_side: str
@@ -116,8 +118,8 @@ def parameter_of(tool: BaseTool | FunctionTool) -> str:
     required = list(tool.tool_schema.function.parameters.required)
     if len(required) != 1:
         raise ValueError(
-            f"tool {tool.name!r} requires the parameters {required}; expected exactly one, because a tag holds one text: "
-            f"give the others defaults"
+            f"tool {tool.name!r} requires the parameters {required}; expected exactly one, because a tag holds one "
+            f"text: give the others defaults"
         )
     return str(required[0])
 

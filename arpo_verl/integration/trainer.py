@@ -1,7 +1,8 @@
 """The V1 trainers with the one flag understood. Written against verl 0.9.1, `trainer/ppo/v1/trainer_base.py`.
 
-verl looks a trainer up by `trainer.v1.trainer_mode`, and several places compare that name, so the registered names have to stay. Each
-registered class is replaced by a subclass that makes an instance of the original where the run is not ARPO's.
+verl looks a trainer up by `trainer.v1.trainer_mode`, and several places compare that name, so the registered names
+have to stay. Each registered class is replaced by a subclass that makes an instance of the original where the run is
+not ARPO's.
 """
 
 from collections import defaultdict

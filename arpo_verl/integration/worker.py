@@ -1,7 +1,7 @@
 """The agent loop manager and worker that grow trees. Written against verl 0.9.1, `trainer/ppo/v1/agent_loop_tq.py`.
 
-The tree belongs in the worker's `_run_prompt`: that is where the number of leaves is known, and each leaf has to become a row of
-its own there, because verl scores a list of outputs on its last item only.
+The tree belongs in the worker's `_run_prompt`: that is where the number of leaves is known, and each leaf has to
+become a row of its own there, because verl scores a list of outputs on its last item only.
 """
 
 import logging
@@ -42,9 +42,7 @@ class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
             status = "failure"
         await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": status})
 
-    async def _grow(
-        self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any]
-    ) -> None:
+    async def _grow(self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any]) -> None:
         validate = trajectory["validate"]
         rollout = self.config.actor_rollout_ref.rollout
         leaves = prompt.pop("__rollout_n__", rollout.val_kwargs.n if validate else rollout.n)

@@ -5,8 +5,9 @@ r"""The reward (arXiv 2507.19849, equation 8).
       = -1                    otherwise
     r_M = 0.1 if the response uses both <search> and <python>, else 0
 
-The format is good if the tags <think>, <search>, <python>, <result> and <answer> are balanced and not nested, there is exactly
-one <answer>, nothing comes after it, and it holds a \boxed{}. Unlike the released code, a response need not have a <think>.
+The format is good if the tags <think>, <search>, <python>, <result> and <answer> are balanced and not nested, there is
+exactly one <answer>, nothing comes after it, and it holds a \boxed{}. Unlike the released code, a response need not
+have a <think>.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What is logged about the trees of a training step. A `LeafRecord` travels with its leaf from the worker to the trainer."""
+"""What is logged about the trees of a step. A `LeafRecord` travels with its leaf from the worker to the trainer."""
 
 import statistics
 from collections import Counter
@@ -97,7 +97,9 @@ def _entropy_metrics(leaves: Sequence[LeafRecord]) -> dict[str, float]:
 
 
 def _tool_metrics(trees: Mapping[str, Sequence[LeafRecord]]) -> dict[str, float]:
-    calls = [call for tree in trees.values() for call in {call[0]: call for leaf in tree for call in leaf.calls}.values()]
+    calls = [
+        call for tree in trees.values() for call in {call[0]: call for leaf in tree for call in leaf.calls}.values()
+    ]
     metrics: dict[str, float] = {"tools/calls": len(calls)}
     for name in sorted({name for _, name, _, _ in calls}):
         latencies = sorted(latency for _, tool, _, latency in calls if tool == name)

@@ -1,13 +1,14 @@
 """ARPO's rollout of one prompt (arXiv 2507.19849, algorithm 1), as asyncio tasks, one a living leaf.
 
-N roots start from the prompt. After a tool result the first k sampled tokens are read before the rest of the turn is asked for; their
-entropy, against that of the root's first k tokens, decides whether new leaves fork at the end of the result. A fork starts at that
-moment; nothing waits for the slowest generation or the slowest tool. When the living leaves can no longer bring the leaves still missing,
-the difference starts from the prompt at once. Exactly n leaves come out; none is duplicated, none dropped.
+N roots start from the prompt. After a tool result the first k sampled tokens are read before the rest of the turn is
+asked for; their entropy, against that of the root's first k tokens, decides whether new leaves fork at the end of the
+result. A fork starts at that moment; nothing waits for the slowest generation or the slowest tool. When the living
+leaves can no longer bring the leaves still missing, the difference starts from the prompt at once. Exactly n leaves
+come out; none is duplicated, none dropped.
 
-Differences from the released code: k fresh tokens are watched after the result (there: the tokens before it); H_initial belongs to the
-leaf's own root (there: to a batch position, for ever); top-ups start when they have become certain and all together (there: one a
-round, and at last a copy).
+Differences from the released code: k fresh tokens are watched after the result (there: the tokens before it);
+H_initial belongs to the leaf's own root (there: to a batch position, for ever); top-ups start when they have become
+certain and all together (there: one a round, and at last a copy).
 """
 
 import asyncio
@@ -151,7 +152,8 @@ class PromptRollout:
             await self._answer(leaf, found[0])
 
     async def _generate(self, leaf: Leaf) -> Generation:
-        """Sample one turn. At an open fork point the first k tokens come first, and the branching decision with them."""
+        """Sample one turn. At an open fork point the first k tokens come first, and the branching decision with
+        them."""
         context = self._settings.prompt_ids + leaf.token_ids
         room = self._room(leaf)
         is_probe = leaf.number in self._undecided and self._missing > 0

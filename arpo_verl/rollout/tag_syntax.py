@@ -1,8 +1,9 @@
-"""The paper's call syntax: `<python>code</python>`, `<search>query</search>`, and ` <result>\\n...\\n</result>` as the answer.
+"""The paper's call syntax: `<python>code</python>`, `<search>query</search>`, and ` <result>\\n...\\n</result>` as the
+answer.
 
-A turn is what the model writes between two results. The first closing tag in it ends the call; the last matching opening tag
-before it begins it. A closing tag without its opening tag is a call with an error, which the model gets to read: ignoring it
-would let a model that writes nothing but closing tags go on for ever.
+A turn is what the model writes between two results. The first closing tag in it ends the call; the last matching
+opening tag before it begins it. A closing tag without its opening tag is a call with an error, which the model gets to
+read: ignoring it would let a model that writes nothing but closing tags go on for ever.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -55,8 +56,8 @@ class TagSyntax:
         if found is None:
             return None
         call, _ = found
-        # An engine that was asked in two requests does not see a closing tag that spans them, and runs on; it may also end on a
-        # token that holds more than the tag's last character. Find the token that completes the tag.
+        # An engine that was asked in two requests does not see a closing tag that spans them, and runs on; it may also
+        # end on a token that holds more than the tag's last character. Find the token that completes the tag.
         low, high = 1, len(token_ids)
         while low < high:
             middle = (low + high) // 2

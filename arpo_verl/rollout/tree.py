@@ -1,8 +1,8 @@
 """The rollout tree of one prompt, stored as leaves that share their segments.
 
 A segment is a run of tokens that was generated or inserted in one piece. It is stored once; a fork copies the list of
-references, not the tokens. Forks happen only between segments, so no segment is ever split and equal segment ids mean shared
-tokens.
+references, not the tokens. Forks happen only between segments, so no segment is ever split and equal segment ids mean
+shared tokens.
 """
 
 from dataclasses import dataclass, field

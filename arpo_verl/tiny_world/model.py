@@ -1,4 +1,5 @@
-"""The tiny world's tokenizer and model: Hugging Face classes, saved in Hugging Face format, small enough to train in seconds."""
+"""The tiny world's tokenizer and model: Hugging Face classes, saved in Hugging Face format, small enough to train in
+seconds."""
 
 from pathlib import Path
 
