@@ -62,8 +62,6 @@ class Run:
             "VERL_PLATFORM": "cpu",
             "VERL_FILE_LOGGER_PATH": str(self.metrics),
             "ARPO_SEARCH_CORPUS": str(self.world / "corpus.jsonl"),
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "RAY_USAGE_STATS_ENABLED": "0",

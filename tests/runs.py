@@ -22,7 +22,7 @@ def stock_overrides(world: Path, folder: Path) -> list[str]:
         "dtype": "float32",
         "enforce_eager": True,
         "free_cache_engine": False,
-        "log_prob_micro_batch_size_per_gpu": 16,
+        "log_prob_micro_batch_size_per_gpu": 8,
         "agent.num_workers": 1,
         "agent.default_agent_loop": "tag_agent",
         "checkpoint_engine.update_weights_bucket_megabytes": 64,
@@ -34,7 +34,7 @@ def stock_overrides(world: Path, folder: Path) -> list[str]:
         "strategy": "fsdp2",
         "use_torch_compile": False,
         "ppo_mini_batch_size": PROMPTS,
-        "ppo_micro_batch_size_per_gpu": 16,
+        "ppo_micro_batch_size_per_gpu": 8,
         "optim.lr": 2e-4,
         "fsdp_config.model_dtype": "fp32",
     }

@@ -135,6 +135,17 @@ class CpuPlatform(PlatformBase):
         # Without device handles to share, verl sends weights through /dev/shm (bucketed_weight_transfer.py).
         return False
 
+    def rollout_env_vars(self) -> dict[str, str]:
+        """Environment of vLLM's processes; what the user has set stays."""
+        defaults = {
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # GB; vLLM would take most of the memory
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # replicas must not all bind to the first cores
+            # Lets `distributed_executor_backend=uni` through: a worker process of its own would wait for its engine by
+            # spinning (vLLM, platforms/cpu.py, and distributed/device_communicators/shm_broadcast.py).
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+        return {name: os.environ.get(name, value) for name, value in defaults.items()}
+
     def cudart(self) -> None:
         return None
 
