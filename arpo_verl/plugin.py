@@ -13,9 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-from omegaconf import OmegaConf
-from wrapt import register_post_import_hook
-
 logger = logging.getLogger(__name__)
 
 TAG_AGENT = "tag_agent"
@@ -70,6 +67,9 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
 
 def register() -> None:
     """Make `arpo` known to verl. Idempotent: verl registers a name once per process."""
+    from omegaconf import OmegaConf
+    from wrapt import register_post_import_hook
+
     for module_name, hook in HOOKS.items():
         register_post_import_hook(hook, module_name)
     OmegaConf.register_new_resolver("arpo_tools", path_in_tools, replace=True)

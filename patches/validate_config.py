@@ -13,7 +13,7 @@ def check_arpo_config_too(verl_config: ModuleType) -> None:
     there. Without this, bad input surfaces minutes later in a remote worker. Runs that do not set adv_estimator=arpo
     are passed through.
     """
-    if isinstance(verl_config.validate_config, wrapt.ObjectProxy):
+    if isinstance(verl_config.validate_config, wrapt.FunctionWrapper):
         return
 
     def validate_config(stock: Any, instance: None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from verl's own metrics file. Whatever way the run ends, no process that it star
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -74,7 +75,7 @@ class Run:
     def command(self) -> list[str]:
         """The verl command: the preset, the world, and sizes that suit a model of 0.3 M parameters."""
         data = [
-            f"data.{split}_files={self.world / name}.parquet"
+            f"data.{split}_files={quoted(self.world / f'{name}.parquet')}"
             for split, name in (("train", "train"), ("val", "validation"))
         ]
         sizes = [
@@ -97,20 +98,29 @@ class Run:
             f"trainer.total_training_steps={self.steps}",
             f"trainer.test_freq={self.steps}",
             f"trainer.save_freq={self.steps}",
-            f"trainer.validation_data_dir={self.output / 'validation'}",
-            f"trainer.rollout_data_dir={self.output / 'rollouts'}",
-            f"trainer.default_local_dir={self.output / 'checkpoints'}",
+            f"trainer.validation_data_dir={quoted(self.output / 'validation')}",
+            f"trainer.rollout_data_dir={quoted(self.output / 'rollouts')}",
+            f"trainer.default_local_dir={quoted(self.output / 'checkpoints')}",
             "trainer.resume_mode=disable",
             "trainer.project_name=quickstart",
-            f"trainer.experiment_name={self.output.name}",
+            f"trainer.experiment_name={quoted(self.output.name)}",
             # hf_model adds the Hugging Face format to verl's own checkpoint.
             "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
-            f"hydra.run.dir={self.output / 'hydra'}",
+            f"hydra.run.dir={quoted(self.output / 'hydra')}",
         ]
         preset = ["--config-path", "pkg://arpo_verl.config", "--config-name", "arpo_trainer", "platform=cpu"]
-        settings = [f"algorithm.adv_estimator={self.algorithm}", f"actor_rollout_ref.model.path={self.world / 'model'}"]
+        settings = [
+            f"algorithm.adv_estimator={self.algorithm}",
+            f"actor_rollout_ref.model.path={quoted(self.world / 'model')}",
+        ]
         command = [sys.executable, "-m", "verl.trainer.main_ppo", *preset, *settings, *data, *sizes, *trainer]
         return [*command, *self.overrides]
+
+
+def quoted(value: Path | str) -> str:
+    """Quote a value for Hydra's override grammar, in which most punctuation has a meaning."""
+    text = str(value).replace("'", "\\'")
+    return f"'{text}'"
 
 
 def main() -> None:
@@ -121,7 +131,8 @@ def main() -> None:
         output=Path(os.environ["OUTPUT"]),
         overrides=sys.argv[1:],
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, lambda number, _: sys.exit(128 + number))
     started = time.monotonic()
     console.print(f"full log: {run.log}")
     make_world = [sys.executable, "-m", "arpo_verl.tiny_world", "--out", str(run.world), "--seed", str(run.seed)]
@@ -129,6 +140,8 @@ def main() -> None:
     world_seconds = time.monotonic() - started
     run.output.mkdir(parents=True, exist_ok=True)
     run.metrics.unlink(missing_ok=True)
+    for dump in ("rollouts", "validation"):
+        shutil.rmtree(run.output / dump, ignore_errors=True)
     timing = train(run)
     timing |= {"tiny_world": world_seconds, "total": time.monotonic() - started}
     report(run, timing)
@@ -201,6 +214,10 @@ def show_step(run: Run, step: int, data: dict[str, Any], seconds: float) -> None
 
 def stop(child: subprocess.Popen[bytes], mark: str) -> None:
     """End the child and all that inherited its mark; Ray's daemons and vLLM's engines have sessions of their own."""
+    for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, signal.SIG_IGN)  # an impatient second Ctrl-C must not end the cleaning up
+    # Tools run with a clean environment, without the mark; they are known by their parents while those live.
+    family = {grandchild for process in marked(mark) for grandchild in process.children(recursive=True)}
     if child.poll() is None:
         child.send_signal(signal.SIGINT)
         try:
@@ -209,13 +226,17 @@ def stop(child: subprocess.Popen[bytes], mark: str) -> None:
             child.kill()
             child.wait()
     deadline = time.monotonic() + GRACE_SECONDS
-    while (left := marked(mark)) and time.monotonic() < deadline:
+    while (left := [*marked(mark), *alive(family)]) and time.monotonic() < deadline:
         for process in left:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
         psutil.wait_procs(left, timeout=1)
+
+
+def alive(family: set[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -233,19 +254,19 @@ def report(run: Run, timing: dict[str, float]) -> None:
     """Write summary.json and print it as a table."""
     entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     steps = [entry["data"] for entry in entries if "timing_s/step" in entry["data"]]
-    validations = run.output / "validation"
+    validations, last_step = run.output / "validation", entries[-1]["step"]
     seconds = [step["timing_s/step"] for step in steps]
     summary: dict[str, Any] = {
         "algorithm": run.algorithm,
         "seed": run.seed,
         "steps": len(steps),
         # A run that resumed validates first too, under the number of the step that it resumed from.
-        **compare(validations / f"{entries[0]['step']}.jsonl", validations / f"{run.steps}.jsonl"),
+        **compare(validations / f"{entries[0]['step']}.jsonl", validations / f"{last_step}.jsonl"),
         **count_leaves(run, steps),
         "seconds_per_step": statistics.median(seconds),
         "seconds": {name: round(value, 1) for name, value in timing.items() if name != "peak_memory_gb"},
         "peak_memory_gb": round(timing["peak_memory_gb"], 2),
-        "model": str(run.output / "checkpoints" / f"global_step_{run.steps}" / "actor" / "huggingface"),
+        "model": str(run.output / "checkpoints" / f"global_step_{last_step}" / "actor" / "huggingface"),
     }
     path = run.output / "summary.json"
     path.write_text(json.dumps(summary, indent=2) + "\n")

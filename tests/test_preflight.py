@@ -47,6 +47,11 @@ def test_the_preset_passes(files):
         ("arpo.entropy_weight=-1", "arpo.entropy_weight=-1; expected"),
         ("arpo.rule=coin", "arpo.rule='coin'; expected one of bernoulli, threshold"),
         ("+arpo.branch_facto=2", "arpo.branch_facto is not a known key; expected one of initial_rollouts"),
+        ("arpo=3", "arpo=3; expected a group of keys"),
+        ("actor_rollout_ref.rollout.n=null", "rollout.n=None; expected an integer"),
+        ("actor_rollout_ref.rollout.full_determinism=True", "full_determinism=True; expected False"),
+        ("actor_rollout_ref.rollout.max_model_len=100", r"= 1024 tokens; expected at most 100, what the model takes"),
+        ("data.val_files=null", "data.val_files=None; expected the path"),
         ("arpo.seed=x", "arpo.seed='x' is of type str; expected int"),
         ("trainer.use_v1=False", "trainer.use_v1=False; expected True"),
         ("actor_rollout_ref.rollout.name=sglang", "rollout.name='sglang'; expected 'vllm'"),
@@ -73,6 +78,24 @@ def test_an_unknown_tool_is_refused(files):
         preflight.check(configuration(files, f"actor_rollout_ref.rollout.multi_turn.tool_config_path={path}"))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a list", "has no `tools`; expected verl's tool list"),
+        ("tools: []", "has no `tools`"),
+        (
+            "tools:\n- class_name: arpo_verl.integration.tools.PythonTool\n  config: {type: native, timeout: 3}",
+            "can't be made: .*unexpected keyword argument 'timeout'",
+        ),
+    ],
+)
+def test_a_bad_tool_list_is_refused(files, content, message):
+    path = files / "tools.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        preflight.check(configuration(files, f"actor_rollout_ref.rollout.multi_turn.tool_config_path={path}"))
+
+
 def test_a_missing_corpus_is_refused(files, monkeypatch):
     monkeypatch.setenv("ARPO_SEARCH_CORPUS", "/no/corpus.jsonl")
     with pytest.raises(ValueError, match=r"search corpus '/no/corpus\.jsonl' is not a file"):
@@ -81,7 +104,7 @@ def test_a_missing_corpus_is_refused(files, monkeypatch):
 
 def test_an_unset_corpus_is_refused(files, monkeypatch):
     monkeypatch.delenv("ARPO_SEARCH_CORPUS")
-    with pytest.raises(Exception, match="ARPO_SEARCH_CORPUS"):
+    with pytest.raises(ValueError, match="ARPO_SEARCH_CORPUS"):
         preflight.check(configuration(files))
 
 

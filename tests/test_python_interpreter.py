@@ -185,7 +185,7 @@ def test_pranks_with_the_working_directory_change_nothing(prank):
     "prank",
     [
         "os.rmdir(folder); open(folder, 'w').close()",
-        "os.rmdir(folder); os.symlink('/nowhere/' * 2, folder)",
+        "os.rmdir(folder); os.symlink(os.path.dirname(folder), folder)",
         "[(os.mkdir('a'), os.chdir('a')) for _ in range(1200)]",
     ],
 )
@@ -262,7 +262,7 @@ def test_a_grandchild_that_floods_the_working_directory_does_not_spoil_the_resul
     [
         "bytearray(1 << 30)",
         "x = []\nwhile True: x.append(bytes(1000))",
-        "x = {}\nwhile True: x[len(x)] = str(len(x))",
+        pytest.param("x = None\nwhile True: x = [x]", marks=KNOWN_DEFECT),
         "import numpy\nnumpy.ones(1 << 30)",
     ],
 )

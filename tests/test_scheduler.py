@@ -265,7 +265,7 @@ def check_pair(one: Leaf, other: Leaf) -> None:
 
 
 def check_metrics(leaves: list[Leaf], tools: ScriptedTools) -> None:
-    metrics = tree_metrics({"prompt": [LeafRecord.of(leaf) for leaf in leaves]})
+    metrics = tree_metrics({"prompt": [LeafRecord.of(leaf, len(leaves)) for leaf in leaves]})
     assert metrics["arpo/leaves"] == len(leaves)
     malformed = metrics.get("tools/python/status/model_error", 0)
     assert metrics["tools/calls"] == len(tools.calls) + malformed

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -57,26 +57,24 @@ def test_two_ranks_train_save_and_resume_at_the_right_step(world, tmp_path):
 
 
 def test_a_grpo_run_logs_the_same_with_the_plug_in_as_with_its_cpu_platform_alone(world, tmp_path):
-    # Per-request seeds make sampling repeatable, but alike within a group; with one sample a prompt GRPO's advantage is
-    # the reward itself, so the runs do learn.
+    agent_loops = tmp_path / "agent_loops.yaml"
+    agent_loops.write_text("- name: seeded\n  _target_: seeded_agent_loop.SeededSingleTurnAgentLoop\n")
     overrides = [
         "algorithm.adv_estimator=grpo",
-        "actor_rollout_ref.rollout.n=1",
-        "actor_rollout_ref.rollout.full_determinism=True",
-        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent",
-        "data.train_batch_size=16",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=seeded",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={agent_loops}",
         "data.seed=1",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=8",
         f"trainer.total_training_steps={STEPS}",
     ]
-    whole = train(world, tmp_path / "whole", *overrides)
+    tests = str(Path(__file__).parent)
+    whole = train(world, tmp_path / "whole", *overrides, PYTHONPATH=tests)
     alone = train(
         world,
         tmp_path / "alone",
         *overrides,
+        PYTHONPATH=tests,
         VERL_USE_EXTERNAL_PLUGINS="none",
         VERL_USE_EXTERNAL_MODULES="cpu_platform_alone",
-        PYTHONPATH=str(Path(__file__).parent),
     )
     assert len(whole) == len(alone) == STEPS
     for one, other in zip(whole, alone, strict=True):
@@ -85,6 +83,8 @@ def test_a_grpo_run_logs_the_same_with_the_plug_in_as_with_its_cpu_platform_alon
         differences = {
             key: (value, other[key])
             for key, value in one.items()
-            if not any(part in key for part in NOT_THE_SAME_TWICE) and not math.isclose(value, other[key], rel_tol=1e-4)
+            if not any(part in key for part in NOT_THE_SAME_TWICE)
+            # Sums in another order differ in the last bits: the order in which requests reach vLLM is not fixed.
+            and not math.isclose(value, other[key], rel_tol=1e-4, abs_tol=1e-5)
         }
-        assert differences == defaultdict(tuple)
+        assert differences == {}

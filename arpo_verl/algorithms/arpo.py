@@ -57,7 +57,9 @@ def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
     _check(token_level_rewards, response_mask, index, segment_ids, mode)
     with torch.no_grad():
         group = _group_numbers(index, token_level_rewards.device)
-        advantage = _group_relative(token_level_rewards.sum(dim=-1), group, norm_by_std, epsilon)
+        # In double precision: the rounding of equal rewards, over a standard deviation of almost 0, is no advantage.
+        scores = token_level_rewards.double().sum(dim=-1)
+        advantage = _group_relative(scores, group, norm_by_std, epsilon).to(token_level_rewards.dtype)
         advantages = advantage.unsqueeze(-1) * response_mask
         if mode == "hard":
             assert segment_ids is not None

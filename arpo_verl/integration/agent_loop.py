@@ -6,10 +6,12 @@ but branching.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from transformers import GenerationConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, ToolListWrap
 
 from arpo_verl.config import ArpoConfig
@@ -42,7 +44,7 @@ class TagAgentLoop(AgentLoopBase):
             tags=list(self._tools),
             decode=lambda ids: self.tokenizer.decode(ids, skip_special_tokens=False),
             encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
-            end_token_ids={self.tokenizer.eos_token_id},
+            end_token_ids=end_token_ids(self.config.actor_rollout_ref.model.path, self.tokenizer.eos_token_id),
         )
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
@@ -88,7 +90,7 @@ class TagAgentLoop(AgentLoopBase):
         )
 
         async def hand_over(leaf: Leaf) -> None:
-            await on_leaf(leaf, self._output(prompt_ids, leaf))
+            await on_leaf(leaf, self._output(prompt_ids, leaf, LeafRecord.of(leaf, request.leaves)))
 
         engine = ServerEngine(self.server_manager, sampling_params, self._syntax.stop_strings)
         await PromptRollout(settings, self._arpo, Surroundings(engine, tools, self._syntax, hand_over)).run()
@@ -98,14 +100,13 @@ class TagAgentLoop(AgentLoopBase):
         budget: int = self.rollout_config.response_length
         return budget if model_limit is None else min(budget, model_limit - prompt_tokens)
 
-    def _output(self, prompt_ids: list[int], leaf: Leaf) -> AgentLoopOutput:
+    def _output(self, prompt_ids: list[int], leaf: Leaf, record: LeafRecord) -> AgentLoopOutput:
         first_version, last_version = leaf.weight_versions or (None, None)
         token_ids, mask, logprobs = leaf.token_ids, leaf.response_mask, leaf.logprobs
         if not token_ids:
             # verl puts the reward on the last token, so a leaf needs one; masked, it trains nothing.
             assert leaf.stop_reason in (StopReason.EMPTY, StopReason.INTERRUPTED)
             token_ids, mask, logprobs = [self.tokenizer.eos_token_id], [0], [0.0]
-        record = LeafRecord.of(leaf)
         return AgentLoopOutput(
             prompt_ids=prompt_ids,
             response_ids=token_ids,
@@ -121,6 +122,16 @@ class TagAgentLoop(AgentLoopBase):
                 "arpo": record.as_dict(),
             },
         )
+
+
+@functools.cache
+def end_token_ids(model_path: str, tokenizer_end: int) -> frozenset[int]:
+    """Return all tokens that end an answer: vLLM stops at each that the model's generation config names."""
+    try:
+        ends = GenerationConfig.from_pretrained(model_path).eos_token_id
+    except OSError:  # a model need not have one
+        ends = None
+    return frozenset([tokenizer_end, *(ends if isinstance(ends, list) else [ends] if ends is not None else [])])
 
 
 def _digest(token_ids: list[int]) -> str:

@@ -5,6 +5,7 @@ Every error says what was got, what was expected and what to change.
 
 import importlib
 import importlib.metadata
+import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyarrow.parquet
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
 
 from arpo_verl.integration.settings import arpo_config
@@ -22,7 +24,6 @@ OLDEST_VLLM = "0.18.0"
 """The oldest that verl 0.9.1 accepts (`third_party/vllm/__init__.py`)."""
 FORMAT = "arpo_tags"
 AGENT_LOOPS = ("single_turn_agent", "tool_agent", "tag_agent")
-COLUMNS = ("data_source", "prompt", "reward_model")
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -65,7 +66,29 @@ def _check_versions(config: DictConfig) -> None:
 
 
 def _check_settings(config: DictConfig) -> None:
-    arpo_config(config).roots(config.actor_rollout_ref.rollout.n)
+    rollout = config.actor_rollout_ref.rollout
+    if not isinstance(rollout.n, int) or rollout.n < 1:
+        raise ValueError(f"actor_rollout_ref.rollout.n={rollout.n!r}; expected an integer of at least 1: change it")
+    arpo_config(config).roots(rollout.n)
+    if rollout.full_determinism:
+        raise ValueError(
+            "actor_rollout_ref.rollout.full_determinism=True; expected False: it gives every request the same seed, "
+            "with which a fork would repeat its parent's tokens"
+        )
+    longest = rollout.prompt_length + rollout.response_length
+    limit = rollout.max_model_len or _model_limit(Path(str(config.actor_rollout_ref.model.path)))
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"data.max_prompt_length + data.max_response_length = {longest} tokens; expected at most {limit}, what the "
+            f"model takes: lower one of them or raise actor_rollout_ref.rollout.max_model_len"
+        )
+
+
+def _model_limit(model: Path) -> int | None:
+    """Return the context length of a model in a local folder, or None where it can't be told without loading it."""
+    file = model / "config.json"
+    limit = json.loads(file.read_text()).get("max_position_embeddings") if file.is_file() else None
+    return limit if isinstance(limit, int) else None
 
 
 def _check_trainer(config: DictConfig) -> None:
@@ -102,12 +125,22 @@ def _check_tools(config: DictConfig) -> None:
             raise ValueError(f"actor_rollout_ref.rollout.multi_turn.{key}={path!r} is not a file: correct the path")
     if paths["tool_config_path"]:
         _check_tool_list(paths["tool_config_path"])
-    for tool in load_all_tools(**paths):
+    try:
+        tools = load_all_tools(**paths)
+    except (OmegaConfBaseException, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the tools of {[path for path in paths.values() if path]} can't be made: {error}; expected a verl "
+            f"tool list whose `config` has the tool's own arguments, and every variable that it names set: correct it"
+        ) from error
+    for tool in tools:
         parameter_of(tool)
 
 
 def _check_tool_list(path: str) -> None:
-    tools = OmegaConf.load(path).get("tools") or []
+    content = OmegaConf.load(path)
+    tools = content.get("tools") if isinstance(content, DictConfig) else None
+    if not tools:
+        raise ValueError(f"{path} has no `tools`; expected verl's tool list: see arpo_tools/tools.yaml for one")
     for tool in tools:
         class_name = tool.get("class_name")
         module_name, _, attribute = str(class_name).rpartition(".")
@@ -121,32 +154,40 @@ def _check_tool_list(path: str) -> None:
 
 
 def _check_datasets(config: DictConfig) -> None:
+    if config.data.custom_cls.path:
+        return  # the class decides what it reads
     for key in ("train_files", "val_files"):
         files = config.data[key]
+        if not files:
+            raise ValueError(f"data.{key}={files!r}; expected the path of a parquet file: set it")
         for file in [files] if isinstance(files, str) else files:
-            if str(file).endswith(".parquet") and "://" not in str(file):
-                _check_parquet(f"data.{key}", Path(str(file)).expanduser())
+            if "://" in str(file):
+                continue
+            path = Path(str(file)).expanduser()
+            if not path.is_file():
+                raise ValueError(f"data.{key}={str(path)!r} is not a file: correct the path")
+            if path.suffix == ".parquet":
+                _check_parquet(f"data.{key}", path, config.data.prompt_key)
 
 
-def _check_parquet(key: str, file: Path) -> None:
-    if not file.is_file():
-        raise ValueError(f"{key}={str(file)!r} is not a file: correct the path")
+def _check_parquet(key: str, file: Path, prompt_key: str) -> None:
+    columns = ["data_source", prompt_key, "reward_model"]
     try:
         table = pyarrow.parquet.ParquetFile(file)
     except pyarrow.ArrowInvalid as error:
         raise ValueError(f"{key}={str(file)!r} is not a parquet file: {error}") from error
-    missing = [column for column in COLUMNS if column not in table.schema_arrow.names]
+    missing = [column for column in columns if column not in table.schema_arrow.names]
     if missing:
         raise ValueError(
-            f"{key}={str(file)!r} has the columns {table.schema_arrow.names}; expected {list(COLUMNS)}: add {missing}"
+            f"{key}={str(file)!r} has the columns {table.schema_arrow.names}; expected {columns}: add {missing}"
         )
     if table.metadata.num_rows == 0:
         raise ValueError(f"{key}={str(file)!r} has no rows; expected at least one: check how it was made")
-    row: dict[str, Any] = next(table.iter_batches(batch_size=1, columns=list(COLUMNS))).to_pylist()[0]
-    if not (isinstance(row["prompt"], list) and row["prompt"] and "content" in row["prompt"][0]):
+    row: dict[str, Any] = next(table.iter_batches(batch_size=1, columns=columns)).to_pylist()[0]
+    prompt = row[prompt_key]
+    if not (isinstance(prompt, list) and prompt and "content" in prompt[0]):
         raise ValueError(
-            f"{key}={str(file)!r}, row 0: prompt={row['prompt']!r}; "
-            f"expected a list of {{'role', 'content'}}: convert it"
+            f"{key}={str(file)!r}, row 0: {prompt_key}={prompt!r}; expected a list of {{'role', 'content'}}: convert it"
         )
     if not (isinstance(row["reward_model"], dict) and row["reward_model"].get("ground_truth") is not None):
         raise ValueError(
@@ -157,19 +198,16 @@ def _check_parquet(key: str, file: Path) -> None:
 def _check_machine(config: DictConfig) -> None:
     if config.trainer.device == "cpu":
         _check_shared_memory(config)
-    prometheus = config.actor_rollout_ref.rollout.prometheus
-    for key, port in {
-        "actor_rollout_ref.rollout.prometheus.port": prometheus.port if prometheus.enable else 0,
-        "ray_kwargs.ray_init.dashboard_port": config.ray_kwargs.ray_init.get("dashboard_port") or 0,
-    }.items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except (OSError, OverflowError) as error:
-                raise RuntimeError(
-                    f"{key}={port} can't be bound: {error}; expected a free port: choose another"
-                ) from error
+    port = config.ray_kwargs.ray_init.get("dashboard_port") or 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except (OSError, OverflowError) as error:
+            raise RuntimeError(
+                f"ray_kwargs.ray_init.dashboard_port={port} can't be bound: {error}; "
+                f"expected a free port: choose another"
+            ) from error
 
 
 def _check_shared_memory(config: DictConfig) -> None:

@@ -14,4 +14,9 @@ class PromptReplayBuffer(ReplayBuffer):
     """Looks every 0.1 s."""
 
     def __init__(self, **kwargs: Any) -> None:
+        if kwargs["trainer_mode"] != "sync":
+            raise ValueError(
+                f"trainer.v1.trainer_mode={kwargs['trainer_mode']!r} with PromptReplayBuffer; expected 'sync': set "
+                f"trainer.v1.sampler.custom_sampler.path=null, so that verl takes its own buffer for that mode"
+            )
         super().__init__(poll_interval=0.1, **kwargs)

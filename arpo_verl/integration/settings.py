@@ -19,4 +19,6 @@ def arpo_config(config: DictConfig) -> ArpoConfig:
         ValueError: see `ArpoConfig.from_mapping`.
     """
     group = config.get("arpo")
+    if group is not None and not isinstance(group, DictConfig):
+        raise ValueError(f"arpo={group!r}; expected a group of keys: set arpo.<key>=... instead")
     return ArpoConfig.from_mapping({} if group is None else OmegaConf.to_container(group, resolve=True))

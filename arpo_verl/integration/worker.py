@@ -36,16 +36,19 @@ class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
         await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": "running"})
         try:
             await self._grow(prompt, dict(sampling_params), trajectory)
-            status = "finished"
-        except Exception:
+        except BaseException as error:
             logger.exception("the rollout of prompt %s failed; its leaves are not usable", uid)
-            status = "failure"
-        await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": status})
+            # A prompt that never gets a final status would be waited for for ever.
+            await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": "failure"})
+            if not isinstance(error, Exception):
+                raise
+        else:
+            await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": "finished"})
 
     async def _grow(self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any]) -> None:
         validate = trajectory["validate"]
         rollout = self.config.actor_rollout_ref.rollout
-        leaves = prompt.pop("__rollout_n__", rollout.val_kwargs.n if validate else rollout.n)
+        leaves = int(prompt.pop("__rollout_n__", rollout.val_kwargs.n if validate else rollout.n))
         if not prompt.pop("__do_sample__", True) and not validate:
             apply_greedy_sampling_params(sampling_params)
         prompt.pop("agent_name", None)

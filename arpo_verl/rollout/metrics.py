@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from arpo_verl.rollout.tree import Leaf
+from arpo_verl.rollout.tree import Leaf, StopReason
 
 
 @dataclass(frozen=True)
 class LeafRecord:
     """The history of one leaf in plain values, so that it survives every transport."""
 
+    leaves: int
+    """Size of the tree that was asked for."""
     number: int
     parent: int | None
     path: str
@@ -30,10 +32,11 @@ class LeafRecord:
     """(mean entropy, ΔH, P_t, forks) at each of this leaf's own fork points."""
 
     @classmethod
-    def of(cls, leaf: Leaf) -> "LeafRecord":
-        """Return the record of a finished leaf."""
+    def of(cls, leaf: Leaf, leaves: int) -> "LeafRecord":
+        """Return the record of a finished leaf of a tree of `leaves`."""
         assert leaf.stop_reason is not None, f"leaf {leaf.path} is still alive"
         return cls(
+            leaves=leaves,
             number=leaf.number,
             parent=leaf.parent,
             path=leaf.path,
@@ -71,8 +74,8 @@ def tree_metrics(trees: Mapping[str, Sequence[LeafRecord]]) -> dict[str, float]:
         "arpo/shared_token_fraction": _shared_token_fraction(trees),
         "arpo/result_cut_fraction": sum(leaf.is_result_cut for leaf in leaves) / len(leaves),
     }
-    for reason, count in Counter(leaf.stop_reason for leaf in leaves).items():
-        metrics[f"stop/{reason}"] = count / len(leaves)
+    for reason in StopReason:
+        metrics[f"stop/{reason.value}"] = sum(leaf.stop_reason == reason.value for leaf in leaves) / len(leaves)
     return metrics | _entropy_metrics(leaves) | _tool_metrics(trees)
 
 

@@ -73,6 +73,8 @@ class PromptRollout:
         self._undecided: set[int] = set()
         """Leaves that count a call whose fork point has not been decided about."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
+        self._is_closed = False
 
     async def run(self) -> None:
         """Grow all leaves and hand each to `on_leaf`.
@@ -86,14 +88,18 @@ class PromptRollout:
                 self._start_root(is_top_up=False)
             self._top_up()
             while self._tasks:
-                done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-                self._tasks -= done
-                for task in done:
-                    task.result()
+                task = await self._ended.get()
+                self._tasks.discard(task)
+                if task.cancelled():
+                    # Passed on as it is, it would look as if somebody had cancelled the whole rollout.
+                    raise RuntimeError("a tool or the engine raised CancelledError; expected an answer or an error")
+                task.result()
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._is_closed = True
+            while self._tasks:
+                for task in self._tasks:
+                    task.cancel()
+                _, self._tasks = await asyncio.wait(self._tasks)
 
     @property
     def _missing(self) -> int:
@@ -106,9 +112,13 @@ class PromptRollout:
         self._start(Leaf(number=self._created, path=path, request_id=request_id, is_top_up=is_top_up))
 
     def _start(self, leaf: Leaf) -> None:
+        if self._is_closed:
+            return
         self._created += 1
         self._living[leaf.number] = leaf
-        self._tasks.add(asyncio.create_task(self._grow(leaf)))
+        task = asyncio.create_task(self._grow(leaf))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended.put_nowait)
 
     def _top_up(self) -> None:
         """Start from the prompt the leaves that forks can no longer bring."""
@@ -133,6 +143,7 @@ class PromptRollout:
     async def _take_turn(self, leaf: Leaf) -> None:
         """Let the model write until it calls a tool or ends, then answer the call."""
         turn = await self._generate(leaf)
+        leaf.engine_versions = turn.weight_versions
         found = self._world.syntax.find_call(turn.token_ids)
         used = len(turn.token_ids) if found is None else found[1]
         if used:

@@ -90,6 +90,8 @@ class Leaf:
     is_top_up: bool = False
     """Started from the prompt to replace leaves that forks could no longer bring."""
     stop_reason: StopReason | None = None
+    engine_versions: tuple[int, int] | None = None
+    """Versions of the weights at the last request, which counts for a leaf that got no token."""
 
     @property
     def length(self) -> int:
@@ -117,7 +119,7 @@ class Leaf:
         """First and last version of the weights over all sampled segments; a fork has its prefix's."""
         versions = [segment.weight_versions for segment in self.segments if segment.weight_versions is not None]
         if not versions:
-            return None
+            return self.engine_versions
         return min(first for first, _ in versions), max(last for _, last in versions)
 
     def fork(self, number: int, path: str, fork_point: int) -> "Leaf":
