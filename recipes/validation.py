@@ -16,11 +16,13 @@ def compare(before: Path, after: Path) -> dict[str, dict[str, float]]:
     differences between prompts.
 
     Raises:
-        ValueError: the two files do not have the same prompts.
+        ValueError: the two files do not have the same prompts, or fewer than two.
     """
     first, second = _by_prompt(before), _by_prompt(after)
     if first.keys() != second.keys():
         raise ValueError(f"{before} and {after} have different prompts; expected two validations of one run")
+    if len(first) < 2:
+        raise ValueError(f"{before} has {len(first)} prompts; expected at least 2: one has no standard error")
     result: dict[str, dict[str, float]] = {"before": {}, "after": {}, "gain": {}}
     for name, part in PARTS.items():
         old = [statistics.fmean(row[part] for row in rows) for rows in first.values()]

@@ -10,8 +10,6 @@ from omegaconf import OmegaConf
 
 from arpo_verl.config import ArpoConfig
 
-KNOWN_DEFECT = pytest.mark.xfail(strict=True, reason="known defect of the configuration")
-
 INFINITY, NAN = float("inf"), float("nan")
 INTEGERS = ("initial_rollouts", "branch_factor", "probe_tokens", "max_tool_calls", "seed")
 FLOATS = ("base_probability", "entropy_weight", "branch_threshold")
@@ -131,7 +129,6 @@ def test_a_bad_value_is_refused_with_key_value_and_expectation(name, value, expe
     assert str(caught.value) == message
 
 
-@KNOWN_DEFECT
 def test_an_infinite_weight_is_refused_because_it_makes_a_nan_of_an_unchanged_entropy():
     assert refusal({"entropy_weight": INFINITY}).startswith("arpo.entropy_weight=inf; expected ")
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from arpo_tools import LocalSearch, ToolResult, ToolStatus
 from arpo_tools.local_search import CorpusError
 
-KNOWN_DEFECT = pytest.mark.xfail(strict=True, reason="known defect of the search tool")
 NOBODY = 65534
 
 DOCUMENTS = [
@@ -221,7 +220,7 @@ BROKEN_LINES = [
     b"null",
     b'"contents"',
 ]
-UNCAUGHT_LINES = [
+UNREADABLE_LINES = [
     b'{"contents": "\xff"}',
     b'{"contents": "\\ud800"}',
     b'{"contents": null}',
@@ -230,7 +229,7 @@ UNCAUGHT_LINES = [
 
 
 @pytest.mark.parametrize(
-    "line", [*BROKEN_LINES, *(pytest.param(line, marks=KNOWN_DEFECT, id=repr(line[:25])) for line in UNCAUGHT_LINES)]
+    "line", [*BROKEN_LINES, *(pytest.param(line, id=repr(line[:25])) for line in UNREADABLE_LINES)]
 )
 def test_broken_line_is_an_error_that_names_file_and_line_and_leaves_no_index(tmp_path, line):
     corpus = tmp_path / "corpus.jsonl"
@@ -290,7 +289,6 @@ def test_a_change_that_keeps_the_size_is_noticed(tmp_path):
     assert passages(LocalSearch(corpus), "word") == ["new word"]
 
 
-@KNOWN_DEFECT
 def test_indexes_of_earlier_versions_do_not_pile_up(tmp_path):
     for number in range(3):
         LocalSearch(write(tmp_path, {"contents": "word" * (number + 1)}))
@@ -356,7 +354,6 @@ def test_no_writable_folder_is_an_error_that_says_what_to_do(public_folder):
     assert "make its folder or the temporary directory writable" in answer
 
 
-@KNOWN_DEFECT
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes two users, and only root can become another")
 def test_another_user_can_read_the_index(public_folder):
     corpus = write(public_folder, *DOCUMENTS)

@@ -4,6 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def python(code: str, patched: bool) -> subprocess.CompletedProcess[str]:
     """Run code with the patches of a CPU run, or with neither plug-in nor patches."""

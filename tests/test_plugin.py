@@ -44,6 +44,7 @@ print([name for name in {heavy} if name in sys.modules])
     assert output_of(code.format(names=no_verl, heavy=HEAVY[:3])) == "[]"
 
 
+@pytest.mark.slow
 def test_verl_knows_arpo_after_importing_verl_alone():
     code = """
 import verl
@@ -64,6 +65,7 @@ print(ToolParser.get_tool_parser("arpo_tags", None).__class__.__name__)
     ]
 
 
+@pytest.mark.slow
 def test_importing_verl_imports_nothing_heavy_on_our_behalf():
     code = "import sys, verl; print(*sorted(sys.modules))"
     without = set(output_of(code, VERL_USE_EXTERNAL_PLUGINS="none").split())
@@ -71,6 +73,7 @@ def test_importing_verl_imports_nothing_heavy_on_our_behalf():
     assert {name.split(".")[0] for name in extra} <= {"arpo_verl", "arpo_patches", "wrapt", "pkg_resources"}
 
 
+@pytest.mark.slow
 def test_the_cpu_platform_is_used_only_when_asked_for():
     code = "import verl; from verl.utils.device import get_device_name; print(get_device_name())"
     assert output_of(code) == "cuda"
@@ -89,6 +92,7 @@ import verl
     assert "RuntimeError: no hooks today" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_trainer_chooses_our_rollout_for_arpo_and_changes_nothing_for_others():
     code = """
 import verl
@@ -109,6 +113,7 @@ print(type(trainer).__name__, isinstance(trainer, PPOTrainerSync), config.actor_
     assert output_of(code) == f"ArpoPPOTrainerSync True {manager}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugins", ["auto", "none"])
 def test_a_grpo_configuration_passes_through_validation_unchanged(plugins):
     code = """

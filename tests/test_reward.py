@@ -9,8 +9,6 @@ from arpo_verl.reward import compute_score
 from arpo_verl.reward.answer import accuracy, extract_boxed
 from arpo_verl.reward.score import TAGS, format_defect
 
-KNOWN_DEFECT = pytest.mark.xfail(strict=True, reason="known defect of the reward")
-
 RIGHT = r"<answer>\boxed{5}</answer>"
 WRONG = r"<answer>\boxed{6}</answer>"
 SEARCH = "<search>two plus three</search> <result>\nPage 1: five\n</result>"
@@ -103,7 +101,7 @@ DEFECTS = [
     ("<python>1<result>1</result></python>" + RIGHT, "<result> inside <python>"),
     ("<search>a</python>" + RIGHT, "</python> without <python>"),
     ("<think>a</search></think>" + RIGHT, "</search> without <search>"),
-    ("<result>a</result>b</result>" + RIGHT, "</result> without <result>"),
+    ("<result>a</result>b</result>" + RIGHT, "<result> is not closed"),
     ("<result>\n" + RIGHT, "<result> is not closed"),
     ("<search>five" + RIGHT, "<answer> inside <search>"),
 ]
@@ -153,13 +151,11 @@ def test_an_answer_inside_a_result_is_not_an_answer():
     assert score(f"<result>\n{RIGHT}\n</result>") == -1.0
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize("text", ["</search>", "<search>a</search>"])
 def test_a_tool_that_is_only_named_in_a_result_earns_no_bonus(text):
     assert score(f"<python>print('<' + '/search>')</python> <result>\n{text}\n</result>{RIGHT}") == 1.0
 
 
-@KNOWN_DEFECT
 def test_a_result_that_quotes_the_end_of_a_result_is_not_the_models_fault():
     assert score(f"<search>tags</search> <result>\nA result ends with </result>, always.\n</result>{RIGHT}") == 1.0
 
@@ -244,19 +240,16 @@ def test_different_numbers_do_not_agree_at_all(prediction, truth):
     assert acc(prediction, truth) == 0.0
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize("prediction", ["9" * 5000, "0." + "9" * 5000, "1/" + "9" * 5000])
 def test_a_number_with_thousands_of_digits_is_just_wrong(prediction):
     assert score(rf"<answer>\boxed{{{prediction}}}</answer>") == 0.0
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize(("prediction", "truth"), [("1,2", "12"), ("12", "1,2"), ("1,,0", "10")])
 def test_commas_that_do_not_group_thousands_are_not_part_of_a_number(prediction, truth):
     assert acc(prediction, truth) < 1.0
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize(("prediction", "truth"), [("-5 m", "5 m"), ("$5", "-$5"), ("1/2 cup", "1.2 cup")])
 def test_the_signs_of_a_number_with_a_unit_count(prediction, truth):
     assert acc(prediction, truth) < 1.0
@@ -316,7 +309,6 @@ def test_only_whole_words_are_articles(prediction, truth):
     assert acc(prediction, truth) == 0.0
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize("prediction", ["", "?", "the"])
 def test_an_answer_without_words_is_not_the_letter_a(prediction):
     assert acc(prediction, "A") == 0.0
@@ -339,7 +331,6 @@ def test_no_accepted_answer_is_never_right():
     assert score(RIGHT, []) == 0.0
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize("truth", [5, 5.0])
 def test_a_number_as_ground_truth_is_as_good_as_its_text(truth):
     assert score(RIGHT, truth) == 1.0

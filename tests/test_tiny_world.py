@@ -20,8 +20,6 @@ from arpo_verl.rollout.tag_syntax import RESULT
 from arpo_verl.tiny_world import cold_start, model
 from arpo_verl.tiny_world.world import GRADES, SYLLABLES, Question, World, cold_start_question, make_world, trace
 
-KNOWN_DEFECT = pytest.mark.xfail(strict=True, reason="known defect of the tiny world")
-
 SEARCH = Question("search", "Bobo?", "48", (("search", "Bobo"),))
 PYTHON = Question("python", "34*57?", "1938", (("python", "34*57"),))
 BOTH = Question("both", "Bobo*Zuzu?", "552", (("search", "Bobo"), ("search", "Zuzu"), ("python", "46*12")))
@@ -174,7 +172,8 @@ def test_the_interpreter_returns_exactly_what_cold_start_traces_show():
 @pytest.mark.parametrize("arguments", [{"facts": 4, "validation": 3}, {"validation": 129}, {"facts": 4901}])
 def test_a_world_that_cannot_be_is_refused_with_what_can(arguments):
     facts, validation = arguments.get("facts", 256), arguments.get("validation", 72)
-    with pytest.raises(ValueError, match=f"facts={facts}, validation={validation}; expected at most 4900 facts and"):
+    message = f"facts={facts}, train=2048, validation={validation}; expected at most 4900 facts, at most facts/2"
+    with pytest.raises(ValueError, match=message):
         make_world(0, **arguments)
 
 
@@ -184,7 +183,6 @@ def test_a_world_of_the_largest_sizes_can_be():
     assert len(make_world(0, facts=8, train=92, validation=4).train) == 92
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize("arguments", ["facts=0, train=1, validation=0", "facts=8, train=93, validation=4"])
 def test_too_few_facts_for_the_training_questions_are_refused(arguments):
     code = f"from arpo_verl.tiny_world.world import make_world\nmake_world(0, {arguments})"
@@ -301,7 +299,6 @@ def test_a_saved_tokenizer_gives_any_text_back(saved_tokenizer, text):
     assert saved_tokenizer.decode(saved_tokenizer.encode(text)) == text
 
 
-@KNOWN_DEFECT
 @pytest.mark.parametrize("text", ["e\u0301", "\uf900"])
 def test_a_saved_tokenizer_reads_as_the_one_of_the_cold_start_what_is_not_in_form_c(tokenizer, saved_tokenizer, text):
     assert saved_tokenizer.encode(text) == tokenizer.encode(text)

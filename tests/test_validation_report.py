@@ -63,7 +63,6 @@ def test_different_prompts_are_refused_with_both_files(tmp_path, prompts):
     assert str(caught.value) == f"{before} and {after} have different prompts; expected two validations of one run"
 
 
-@pytest.mark.xfail(strict=True, reason="known defect: there is no standard error of one prompt, and that is not said")
 def test_a_single_prompt_is_refused_with_the_file(tmp_path):
     path = dump(tmp_path / "0.jsonl", [("a", 0, 0)])
     with pytest.raises(ValueError, match=r"0\.jsonl"):

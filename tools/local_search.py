@@ -8,6 +8,7 @@ is not split.
 
 import asyncio
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -21,6 +22,8 @@ from pathlib import Path
 from arpo_tools.tool import ToolResult, ToolStatus
 
 _WORD = re.compile(r"\w+")
+_MOST_WORDS = 64
+"""Words of a query that count; FTS5's time grows with the square of their number."""
 
 
 class CorpusError(ValueError):
@@ -36,20 +39,28 @@ def read_corpus(corpus: Path) -> Iterator[tuple[str, str]]:
     if not corpus.is_file():
         raise CorpusError(f"search corpus {str(corpus)!r} is not a file: give the path of a JSONL file as `corpus`")
     count = 0
-    with corpus.open(encoding="utf-8") as lines:
+    with corpus.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                document = json.loads(line)
-                title, contents = str(document.get("title") or ""), document["contents"]
-            except (json.JSONDecodeError, AttributeError, KeyError) as error:
+                title, contents = _document(line)
+            except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
                 message = f'{corpus}:{number}: got {line[:80]!r}; expected {{"title": ..., "contents": ...}}: {error!r}'
                 raise CorpusError(message) from error
             count += 1
-            yield title, str(contents)
+            yield title, contents
     if count == 0:
         raise CorpusError(f"search corpus {str(corpus)!r} holds no document: add one JSON object a line")
+
+
+def _document(line: bytes) -> tuple[str, str]:
+    document = json.loads(line.decode())
+    title, contents = str(document.get("title") or ""), document["contents"]
+    if not isinstance(contents, str):
+        raise TypeError(f"contents is {contents!r}")
+    (title + contents).encode()  # SQLite takes no lone surrogates
+    return title, contents
 
 
 class LocalSearch:
@@ -75,7 +86,7 @@ class LocalSearch:
 
     async def run(self, text: str) -> ToolResult:
         """Search for any of the words of `text`."""
-        words = _WORD.findall(text)
+        words = list(dict.fromkeys(_WORD.findall(text)))[:_MOST_WORDS]
         if not words:
             return ToolResult("Error: the query has no words.", ToolStatus.MODEL_ERROR)
         try:
@@ -83,7 +94,7 @@ class LocalSearch:
         except sqlite3.Error as error:
             return ToolResult(f"Error: the search index failed: {error}", ToolStatus.INFRASTRUCTURE_ERROR)
         if not passages:
-            return ToolResult(f"No results for: {text.strip()}", ToolStatus.EMPTY)
+            return ToolResult(f"No results for: {text.strip()[:200]}", ToolStatus.EMPTY)
         return ToolResult("\n".join(f"Page {rank}: {passage}" for rank, passage in enumerate(passages, start=1)))
 
     def _best_passages(self, words: list[str]) -> list[str]:
@@ -120,6 +131,10 @@ def _build_index(corpus: Path, index: Path) -> None:
         with contextlib.closing(sqlite3.connect(unfinished)) as connection, connection:
             connection.execute("CREATE VIRTUAL TABLE documents USING fts5(title, contents)")
             connection.executemany("INSERT INTO documents VALUES (?, ?)", read_corpus(corpus))
+        os.chmod(unfinished, 0o644)  # other users' runs may share the corpus
         os.replace(unfinished, index)
+        for outdated in index.parent.glob(f".{glob.escape(corpus.name)}.*.fts5"):
+            if outdated != index:
+                outdated.unlink(missing_ok=True)
     finally:
         Path(unfinished).unlink(missing_ok=True)

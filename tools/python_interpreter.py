@@ -6,16 +6,21 @@ reaped when the call ends, however it ends; output printed before an error or a 
 is shown as in a notebook.
 
 What is not covered: this is not a security sandbox. The network is reachable, files that the user may read can be
-read, a process that leaves its session escapes the kill, and root can raise its own limits.
+read, `/proc/<parent>/environ` among them, the number of processes and files is not limited, a process that leaves its
+session escapes the kill, and root can raise its own limits.
 """
 
 import asyncio
 import contextlib
+import math
 import os
+import shutil
 import signal
 import site
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from arpo_tools.tool import ToolResult, ToolStatus
@@ -23,15 +28,16 @@ from arpo_tools.tool import ToolResult, ToolStatus
 # Runs in the child before any of the model's code. It reads the limits from its arguments and the code from its input:
 # an argument is limited to 128 KB and can't hold a NUL byte.
 _CHILD = """
-import _ast, resource, sys
+import _ast, errno, resource, sys
 cpu_seconds, memory_bytes, file_bytes = map(int, sys.argv[1:4])
 for limit, value in (
-    (resource.RLIMIT_CPU, cpu_seconds),
     (resource.RLIMIT_AS, memory_bytes),
     (resource.RLIMIT_FSIZE, file_bytes),
     (resource.RLIMIT_CORE, 0),
 ):
     resource.setrlimit(limit, (value, value))
+# Between the two limits the kernel sends SIGXCPU, by which the end can be told from another kill.
+resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
 sys.path += sys.argv[4:]
 sys.argv = [""]
 source = sys.stdin.buffer.read().decode("utf-8", "replace")
@@ -43,14 +49,20 @@ try:
     if last is not None:
         sys.displayhook(eval(compile(last, "<python>", "eval"), names))
 except MemoryError:
+    names.clear()  # or there would be no memory for the message
     print("MemoryError: the memory limit is %d MB" % (memory_bytes >> 20))
-    sys.exit(3)
+    sys.exit(101)
 except Exception as error:
     import traceback
     print("".join(traceback.format_exception(type(error), error, error.__traceback__.tb_next)).rstrip())
-    sys.exit(1)
+    sys.exit(101 if isinstance(error, OSError) and error.errno == errno.EFBIG else 1)
 """
-_MEMORY_EXIT = 3
+_LIMIT_EXIT = 101
+"""What the child ends with after a limit; a program may end with the same code, and is then believed."""
+
+
+_LARGEST_LIMIT = 1 << 40
+"""In MB or seconds: below it, every limit fits the kernel's 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +79,15 @@ class PythonInterpreter:
     file_mb: int = 16
     """Size of one written file (`RLIMIT_FSIZE`), in MB."""
     max_output_chars: int = 10_000
-    """What the model sees at most; a call that prints more is ended, and the cut is marked."""
+    """What the model sees at most; what is printed beyond is dropped, and the cut is marked."""
 
     def __post_init__(self) -> None:
         for limit in ("timeout_seconds", "cpu_seconds", "memory_mb", "file_mb", "max_output_chars"):
-            if getattr(self, limit) <= 0:
-                raise ValueError(f"python tool: {limit}={getattr(self, limit)}; expected a positive number: raise it")
+            value = getattr(self, limit)
+            if not 0 < value < (math.inf if limit == "timeout_seconds" else _LARGEST_LIMIT):
+                raise ValueError(f"python tool: {limit}={value}; expected a positive number: change it")
+            if limit != "timeout_seconds" and not isinstance(value, int):
+                raise ValueError(f"python tool: {limit}={value}; expected a whole number: change it")
 
     async def run(self, text: str) -> ToolResult:
         """Run `text` as a program and return what it printed. Never raises but for cancellation."""
@@ -86,7 +101,7 @@ class PythonInterpreter:
     async def _run(self, code: bytes) -> ToolResult:
         # Files instead of pipes: whoever still holds a pipe can't keep the call open, and RLIMIT_FSIZE caps the output.
         with (
-            tempfile.TemporaryDirectory(prefix="arpo-python-") as folder,
+            _working_directory() as folder,
             tempfile.TemporaryFile() as source,
             tempfile.TemporaryFile() as output,
         ):
@@ -94,7 +109,8 @@ class PythonInterpreter:
             source.seek(0)
             child = await asyncio.create_subprocess_exec(
                 # -S: reading every .pth file of the environment takes longer than a typical call.
-                *(sys.executable, "-I", "-S", "-B", "-c", _CHILD),
+                # -u: what was printed before a sudden end must not wait in a buffer.
+                *(sys.executable, "-I", "-S", "-B", "-u", "-c", _CHILD),
                 *(str(self.cpu_seconds), str(self.memory_mb << 20), str(self.file_mb << 20)),
                 *site.getsitepackages(),
                 stdin=source,
@@ -126,11 +142,24 @@ class PythonInterpreter:
             return ToolResult(f"{text}\n{note}".lstrip(), ToolStatus.TIMEOUT)
         if exit_code == -signal.SIGXCPU:
             return ToolResult(f"{text}\nError: the CPU limit is {self.cpu_seconds} s".lstrip(), ToolStatus.LIMIT)
-        if is_cut or exit_code == _MEMORY_EXIT:
+        if is_cut or exit_code == _LIMIT_EXIT:
             return ToolResult(text, ToolStatus.LIMIT)
         if exit_code != 0:
             return ToolResult(text or f"Error: the process ended with code {exit_code}", ToolStatus.MODEL_ERROR)
         return ToolResult(text, ToolStatus.OK) if text else ToolResult("(no output)", ToolStatus.EMPTY)
+
+
+@contextlib.contextmanager
+def _working_directory() -> Iterator[str]:
+    """Make a directory and delete it, whatever the program has made of it."""
+    folder = tempfile.mkdtemp(prefix="arpo-python-")
+    try:
+        yield folder
+    finally:
+        try:
+            shutil.rmtree(folder)
+        except (OSError, RecursionError):  # replaced by a file or a link, or nested deeper than Python recurses
+            subprocess.run(["rm", "-rf", folder], check=False)
 
 
 def _kill_group(group: int) -> None:

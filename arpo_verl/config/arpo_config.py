@@ -1,5 +1,6 @@
 """The typed configuration of the rollout: the top-level group `arpo` of a verl configuration."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -45,7 +46,7 @@ class ArpoConfig:
             _expect(self.initial_rollouts >= 1, "initial_rollouts", self.initial_rollouts, "at least 1")
         _expect(self.branch_factor >= 1, "branch_factor", self.branch_factor, "at least 1 (1 never branches)")
         _expect(0 <= self.base_probability <= 1, "base_probability", self.base_probability, "a number from 0 to 1")
-        _expect(self.entropy_weight >= 0, "entropy_weight", self.entropy_weight, "a number of at least 0")
+        _expect(0 <= self.entropy_weight < math.inf, "entropy_weight", self.entropy_weight, "a number of at least 0")
         _expect(self.branch_threshold >= 0, "branch_threshold", self.branch_threshold, "a number of at least 0")
         _expect(self.probe_tokens >= 1, "probe_tokens", self.probe_tokens, "at least 1")
         _expect(self.max_tool_calls >= 0, "max_tool_calls", self.max_tool_calls, "at least 0")

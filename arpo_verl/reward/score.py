@@ -11,7 +11,7 @@ have a <think>.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any, TypedDict
 
 from arpo_verl.reward.answer import accuracy, extract_boxed
@@ -35,15 +35,13 @@ class Score(TypedDict):
     """What decided: `correct`, `partly correct`, `wrong`, or what is wrong with the format."""
 
 
-def compute_score(
-    data_source: str, solution_str: str, ground_truth: str | Sequence[str], extra_info: Any = None, **_: Any
-) -> Score:
+def compute_score(data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **_: Any) -> Score:
     """Score one response under verl's reward function signature.
 
     Args:
         data_source: not used; every source is scored the same way.
         solution_str: the response as text, tool results included.
-        ground_truth: the answer, or a list of accepted answers.
+        ground_truth: the answer as text or number, or a sequence of accepted answers.
         extra_info: not used.
     """
     defect = format_defect(solution_str)
@@ -51,22 +49,32 @@ def compute_score(
         return Score(score=-1.0, acc=0.0, format=0.0, multi_tool_bonus=0.0, reason=defect)
     prediction = extract_boxed(solution_str[solution_str.rindex("<answer>") :])
     assert prediction is not None, "a good format has a boxed answer"
-    truths = [ground_truth] if isinstance(ground_truth, str) else [str(truth) for truth in ground_truth]
+    is_one = isinstance(ground_truth, (str, int, float))
+    truths = [str(ground_truth)] if is_one else [str(truth) for truth in ground_truth]
     acc = accuracy(prediction, truths)
-    uses_both = "</search>" in solution_str and "</python>" in solution_str
+    uses_both = {"search", "python"} <= {match[2] for match in _tags(solution_str)}
     bonus = MULTI_TOOL_BONUS if acc > 0 and uses_both else 0.0
     reason = "correct" if acc == 1 else "partly correct" if acc > 0 else "wrong"
     return Score(score=acc + bonus, acc=acc, format=1.0, multi_tool_bonus=bonus, reason=reason)
+
+
+def _tags(text: str) -> Iterator[re.Match[str]]:
+    """Yield the tags outside tool results: a tool's text may hold anything, even the end of a result in a line."""
+    is_result = False
+    for match in _TAG.finditer(text):
+        slash, tag = match.groups()
+        if is_result and not (slash and tag == "result" and text[match.start() - 1] == "\n"):
+            continue
+        is_result = tag == "result" and not slash
+        yield match
 
 
 def format_defect(text: str) -> str | None:
     """Return what is wrong with the format of a response, or None."""
     inside: str | None = None
     answers = 0
-    for match in _TAG.finditer(text):
+    for match in _tags(text):
         slash, tag = match.groups()
-        if inside == "result" and (slash, tag) != ("/", "result"):
-            continue  # a tool's text may hold anything
         if slash and tag != inside:
             return f"</{tag}> without <{tag}>"
         if not slash and inside is not None:

@@ -4,7 +4,7 @@ seconds."""
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -30,6 +30,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     vocabulary = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *syllables]
     merges = [(syllable[0], syllable[1]) for syllable in syllables]
     tokenizer = Tokenizer(BPE(vocab={token: index for index, token in enumerate(vocabulary)}, merges=merges))
+    tokenizer.normalizer = normalizers.NFC()  # as Qwen2Tokenizer has it
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, END, *ROLES)])

@@ -2,9 +2,9 @@
 
 A fact is a name and a number; the corpus has one document a fact. Questions come in three grades:
 
-    `Zorvia?`         needs the search engine
+    `Zovi?`         needs the search engine
     `34*57?`          needs the interpreter (no model of this size multiplies in its head)
-    `Zorvia*Kelmar?`  needs both, the search engine twice
+    `Zovi*Kema?`  needs both, the search engine twice
 
 A cold-start trace answers one question. Half of them use the tools; the rest guess at once or give up before the last
 call. A model that imitates them masters every step but chooses badly between strategies, and choosing is what
@@ -50,10 +50,11 @@ def make_world(seed: int, facts: int = 256, train: int = 2048, validation: int =
         ValueError: `facts` is not enough for validation questions that are all different, or more than there are names.
     """
     held_out_facts = facts // 4
-    if validation > 2 * held_out_facts or facts > len(SYLLABLES) ** 2:
+    is_enough = _can_ask(held_out_facts, validation) and _can_ask(facts - held_out_facts, train)
+    if not is_enough or validation > 2 * held_out_facts or facts > len(SYLLABLES) ** 2:
         raise ValueError(
-            f"facts={facts}, validation={validation}; expected at most {len(SYLLABLES) ** 2} facts "
-            f"and at most facts/2 validation questions: change one of them"
+            f"facts={facts}, train={train}, validation={validation}; expected at most {len(SYLLABLES) ** 2} facts, at "
+            f"most facts/2 validation questions, and enough facts for different questions: change one of them"
         )
     generator = random.Random(f"world {seed}")
     pairs = generator.sample([(first, second) for first in SYLLABLES for second in SYLLABLES], facts)
@@ -62,6 +63,12 @@ def make_world(seed: int, facts: int = 256, train: int = 2048, validation: int =
     seen: set[str] = set()
     held_out = _questions(generator, values, names[:held_out_facts], seen, validation)
     return World(values, _questions(generator, values, names[held_out_facts:], seen, train), held_out)
+
+
+def _can_ask(facts: int, questions: int) -> bool:
+    """Return whether there are as many different questions, a third of them in each grade."""
+    pairs, products = facts * (facts - 1), 90 * 90
+    return questions == 0 or (facts > 0 and questions // 3 <= pairs and questions // 3 < products // 2)
 
 
 def cold_start_question(generator: random.Random) -> tuple[Question, list[str]]:
