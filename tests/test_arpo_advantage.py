@@ -67,6 +67,12 @@ def test_equal_rewards_give_no_signal(mode):
     assert advantages.abs().max() == 0
 
 
+@pytest.mark.parametrize("reward", [1.0333, 1.0091, 0.8889])
+def test_equal_rewards_that_are_no_binary_fractions_give_no_signal_either(reward):
+    advantages, _ = compute_arpo_advantage(rewards_at_end([reward] * 16, 1), torch.ones(16, 1), ["p"] * 16)
+    assert advantages.abs().max() < 1e-6
+
+
 def test_a_nan_reward_stays_in_its_own_group():
     advantages, _ = compute_arpo_advantage(rewards_at_end([math.nan, 1, 0, 1], 1), torch.ones(4, 1), list("aabb"))
     assert advantages[:2].isnan().all()

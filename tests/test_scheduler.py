@@ -12,6 +12,7 @@ from arpo_verl.config import ArpoConfig
 from arpo_verl.rollout.metrics import LeafRecord, tree_metrics
 from arpo_verl.rollout.protocols import Generation
 from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
+from arpo_verl.rollout.tag_syntax import TagSyntax
 from arpo_verl.rollout.tree import Leaf, StopReason
 
 CALL = "<python>1+1</python>"
@@ -203,6 +204,54 @@ def test_an_engine_that_fails_fails_the_prompt_and_leaves_no_task_behind():
         return len(asyncio.all_tasks())
 
     assert asyncio.run(run()) == 1
+
+
+def test_a_tool_that_raises_cancelled_error_fails_the_prompt_instead_of_hanging_it():
+    class Cancelled(ScriptedTools):
+        async def execute(self, call):
+            raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="raised CancelledError"):
+        grow(ALWAYS, one_call, tools=Cancelled(lambda call: "2"))
+
+
+def test_a_tool_that_swallows_its_cancellation_leaves_no_task_behind():
+    class Stubborn(ScriptedTools):
+        async def execute(self, call):
+            if not self.calls:
+                self.calls.append(call)
+                raise RuntimeError("first call fails")
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return await super().execute(call)
+
+    async def run() -> int:
+        size = RolloutSettings(ids("Q:"), 8, 4, 100, vocabulary_size=100, seed="s")
+        world = Surroundings(ScriptedEngine(one_call), Stubborn(lambda call: "2"), syntax(), Collector())
+        with pytest.raises(RuntimeError, match="first call fails"):
+            await PromptRollout(size, ALWAYS, world).run()
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(run()) == 1
+
+
+def test_a_leaf_without_a_token_has_the_version_of_the_weights_that_gave_none():
+    leaf = grow(NEVER, lambda context: "", leaves=1, roots=1).leaves[0]
+    assert leaf.token_ids == []
+    assert leaf.weight_versions == (3, 3)
+
+
+def test_every_token_that_ends_an_answer_ends_it_within_the_probe_too():
+    second_end = TagSyntax(tags=["python"], decode=text, encode=ids, end_token_ids={ord(END), ord("^")})
+    collector = Collector()
+    # The engine stops at the second end token; the probe of three tokens ends exactly there.
+    engine = ScriptedEngine(lambda context: "ok^" if RESULT in context else CALL)
+    size = RolloutSettings(ids("Q:"), 2, 1, 100, vocabulary_size=100, seed="s")
+    tools = ScriptedTools(lambda call: "2")
+    asyncio.run(PromptRollout(size, ALWAYS, Surroundings(engine, tools, second_end, collector)).run())
+    assert [text(leaf.token_ids) for leaf in collector.leaves] == [CALL + RESULT + "ok^"] * 2
+    assert {leaf.stop_reason for leaf in collector.leaves} == {StopReason.COMPLETED}
 
 
 @pytest.mark.parametrize(("leaves", "roots", "budget"), [(4, 0, 10), (4, 5, 10), (4, 2, 0)])
