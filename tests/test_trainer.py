@@ -1,10 +1,10 @@
 """The trainer's check that no leaf and no prompt is lost, on records alone."""
 
 import pytest
-import verl.trainer.ppo.v1  # noqa: F401  as in a run: verl's trainers first, then the hook that imports ours
 from omegaconf import OmegaConf
+from verl.trainer.ppo.v1 import get_trainer_cls
 
-from arpo_verl.integration.trainer import MANAGER, ArpoTrainer, choose_manager
+from arpo_verl.integration.trainer import MANAGER, choose_manager
 from arpo_verl.rollout.metrics import LeafRecord
 
 
@@ -16,7 +16,7 @@ def tree(size: int, asked: int) -> list[LeafRecord]:
 
 
 def expect_all_leaves(trees: dict[str, list[LeafRecord]], prompts: int = 2) -> None:
-    trainer = object.__new__(ArpoTrainer)
+    trainer = object.__new__(get_trainer_cls("sync"))
     trainer.config = OmegaConf.create({"data": {"train_batch_size": prompts}})
     trainer.parameter_sync_step = 1
     trainer._expect_all_leaves(trees)
