@@ -136,7 +136,9 @@ def main() -> None:
     started = time.monotonic()
     console.print(f"full log: {run.log}")
     make_world = [sys.executable, "-m", "arpo_verl.tiny_world", "--out", str(run.world), "--seed", str(run.seed)]
-    subprocess.run(make_world, check=True, stderr=subprocess.DEVNULL)
+    # Waiting threads that spin would take the cores from each other where they are shared.
+    quiet = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")
+    subprocess.run(make_world, check=True, stderr=subprocess.DEVNULL, env=quiet)
     world_seconds = time.monotonic() - started
     run.output.mkdir(parents=True, exist_ok=True)
     run.metrics.unlink(missing_ok=True)
