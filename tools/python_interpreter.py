@@ -107,12 +107,16 @@ class PythonInterpreter:
         ):
             source.write(code)
             source.seek(0)
-            child = await asyncio.create_subprocess_exec(
+            # Not asyncio's own: Ray runs its actors on uvloop, which forks to start a process, and a fork of a process
+            # with threads can wait for ever for a lock that one of them held. subprocess uses vfork.
+            child = subprocess.Popen(
                 # -S: reading every .pth file of the environment takes longer than a typical call.
                 # -u: what was printed before a sudden end must not wait in a buffer.
-                *(sys.executable, "-I", "-S", "-B", "-u", "-c", _CHILD),
-                *(str(self.cpu_seconds), str(self.memory_mb << 20), str(self.file_mb << 20)),
-                *site.getsitepackages(),
+                [
+                    *(sys.executable, "-I", "-S", "-B", "-u", "-c", _CHILD),
+                    *(str(self.cpu_seconds), str(self.memory_mb << 20), str(self.file_mb << 20)),
+                    *site.getsitepackages(),
+                ],
                 stdin=source,
                 stdout=output,
                 stderr=output,
@@ -122,12 +126,12 @@ class PythonInterpreter:
             )
             is_timeout = False
             try:
-                await asyncio.wait_for(child.wait(), self.timeout_seconds)
+                await asyncio.wait_for(_end_of(child.pid), self.timeout_seconds)
             except asyncio.TimeoutError:
                 is_timeout = True
             finally:
                 _kill_group(child.pid)
-                await child.wait()
+                child.wait()
             output.seek(0)
             # A character has at most four bytes in UTF-8.
             return self._result(output.read(4 * self.max_output_chars + 4), child.returncode, is_timeout)
@@ -160,6 +164,19 @@ def _working_directory() -> Iterator[str]:
             shutil.rmtree(folder)
         except (OSError, RecursionError):  # replaced by a file or a link, or nested deeper than Python recurses
             subprocess.run(["rm", "-rf", folder], check=False)
+
+
+async def _end_of(pid: int) -> None:
+    """Wait until a process has ended, without reaping it and without a thread."""
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    descriptor = os.pidfd_open(pid)
+    loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
+    try:
+        await ended
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
 
 
 def _kill_group(group: int) -> None:
