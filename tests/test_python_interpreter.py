@@ -401,3 +401,17 @@ async def test_32_concurrent_calls_get_their_own_answers_and_leave_no_open_file(
     results = await asyncio.gather(*(python.run(f"open('f', 'x').write('1')\n{i} * {i}") for i in range(32)))
     assert [result.text for result in results] == [str(i * i) for i in range(32)]
     assert open_files() == before
+
+
+def test_it_runs_on_the_event_loop_of_rays_actors():
+    uvloop = pytest.importorskip("uvloop", reason="comes with Ray's and vLLM's requirements")
+
+    async def calls() -> list[ToolResult]:
+        return await asyncio.gather(*(PythonInterpreter(timeout_seconds=PATIENCE).run(f"{n}*{n}") for n in range(32)))
+
+    loop = uvloop.new_event_loop()
+    try:
+        results = loop.run_until_complete(calls())
+    finally:
+        loop.close()
+    assert [result.text for result in results] == [str(n * n) for n in range(32)]
