@@ -4,8 +4,8 @@ import random
 from collections.abc import Iterable
 from typing import Literal
 
-Rule = Literal["bernoulli", "threshold"]
-RULES: tuple[Rule, ...] = ("bernoulli", "threshold")
+Rule = Literal["bernoulli", "threshold", "reference"]
+RULES: tuple[Rule, ...] = ("bernoulli", "threshold", "reference")
 
 
 def branch_score(change: float, base_probability: float, entropy_weight: float) -> float:
@@ -18,8 +18,9 @@ def draw_forks(score: float, rule: Rule, threshold: float, candidates: int, gene
 
     Args:
         score: P_t.
-        rule: `bernoulli`, each candidate on its own with probability clip(P_t, 0, 1), as the released code does;
-            `threshold`, all of them if P_t > τ and else none, as the paper says.
+        rule: `bernoulli` and `reference`, each candidate on its own with probability clip(P_t, 0, 1), as the released
+            code does (it draws u, and skips the fork if clip(u - β ΔH, 0, 1) > α); `threshold`, all of them if
+            P_t > τ and else none, as the paper says.
         threshold: τ, used by `threshold` alone.
         candidates: the most that may be created, at least 0.
         generator: source of the draws.

@@ -13,16 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-logger = logging.getLogger(__name__)
+from arpo_verl.integration.settings import ENTROPY_ROLLOUT, ESTIMATOR, TAG_AGENT, TAG_FORMAT
 
-TAG_AGENT = "tag_agent"
-TAG_FORMAT = "arpo_tags"
+logger = logging.getLogger(__name__)
 
 
 def _register_estimator(core_algos: ModuleType) -> None:
     from arpo_verl.integration.advantage import estimate_arpo_advantage
 
-    core_algos.register_adv_est("arpo")(estimate_arpo_advantage)
+    core_algos.register_adv_est(ESTIMATOR)(estimate_arpo_advantage)
 
 
 def _register_trainers(trainers: ModuleType) -> None:
@@ -39,8 +38,22 @@ def _register_tool_call_format(tool_parser: ModuleType) -> None:
 
 def _register_agent_loop(agent_loop: ModuleType) -> None:
     # By name, as in verl's own registry, so that the class is imported where a rollout runs and nowhere else.
-    target = {"_target_": "arpo_verl.integration.agent_loop.TagAgentLoop"}
+    target = {"_target_": "arpo_verl.integration.agent_loop.TreeAgentLoop"}
     agent_loop._agent_loop_registry.setdefault(TAG_AGENT, target)
+
+
+def _register_weight_sync(rollouts: ModuleType) -> None:
+    # How the trainer's weights reach the servers: as for verl's own vLLM rollout.
+    rollouts._ROLLOUT_REGISTRY[(ENTROPY_ROLLOUT, "async")] = rollouts._ROLLOUT_REGISTRY[("vllm", "async")]
+
+
+def _register_replica(replicas: ModuleType) -> None:
+    def load() -> type:
+        from arpo_verl.integration.entropy_server import EntropyReplica
+
+        return EntropyReplica
+
+    replicas.RolloutReplicaRegistry.register(ENTROPY_ROLLOUT, load)
 
 
 def _check_config_before_ray(verl_config: ModuleType) -> None:
@@ -61,6 +74,8 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "verl.trainer.ppo.v1": _register_trainers,
     "verl.experimental.agent_loop.tool_parser": _register_tool_call_format,
     "verl.experimental.agent_loop.agent_loop": _register_agent_loop,
+    "verl.workers.rollout.base": _register_weight_sync,
+    "verl.workers.rollout.replica": _register_replica,
     "verl.utils.config": _check_config_before_ray,
 }
 

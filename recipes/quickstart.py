@@ -131,6 +131,8 @@ def main() -> None:
         output=Path(os.environ["OUTPUT"]),
         overrides=sys.argv[1:],
     )
+    # A shell starts its background jobs with the signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, lambda number, _: sys.exit(128 + number))
     started = time.monotonic()

@@ -3,9 +3,10 @@
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from arpo_verl.rollout.protocols import Generation, ToolAnswer, ToolCall
-from arpo_verl.rollout.tag_syntax import TagSyntax
+from arpo_verl.rollout.protocols import Generation, Request, ToolAnswer, ToolCall
+from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
 from arpo_verl.rollout.tree import Leaf
 
 END = "$"
@@ -21,7 +22,7 @@ def text(token_ids: Sequence[int]) -> str:
 
 
 def syntax(tags: Sequence[str] = ("python", "search")) -> TagSyntax:
-    return TagSyntax(tags=tags, decode=text, encode=ids, end_token_ids={ord(END)})
+    return TagSyntax(tags=Tags(tags), decode=text, encode=ids, end_token_ids={ord(END)})
 
 
 class ScriptedEngine:
@@ -38,18 +39,23 @@ class ScriptedEngine:
         self.write = write
         self.logprob = logprob
         self.delays = delays
-        self.requests: list[tuple[str, int, str]] = []
+        self.requests: list[Request] = []
 
-    async def generate(self, token_ids: list[int], max_tokens: int, request_id: str) -> Generation:
-        assert max_tokens >= 1, "an engine refuses to generate nothing"
-        self.requests.append((text(token_ids), max_tokens, request_id))
+    async def generate(self, request: Request) -> Generation:
+        assert request.max_tokens >= 1, "an engine refuses to generate nothing"
+        self.requests.append(request)
         await pause(self.delays)
-        written = self.write(text(token_ids))
-        for stop in (*syntax().stop_strings, END):
+        written = self.write(text(request.token_ids))
+        for stop in (*syntax().tags.stop_strings, END):
             if stop in written:
                 written = written[: written.index(stop) + len(stop)]
-        written = written[:max_tokens]
-        return Generation(ids(written), [self.logprob] * len(written), weight_versions=(3, 3))
+        written = written[: request.max_tokens]
+        return Generation(
+            ids(written),
+            [self.logprob] * len(written),
+            entropies=[-self.logprob] * min(len(written), request.entropy_tokens),
+            weight_versions=(3, 3),
+        )
 
 
 class ScriptedTools:
@@ -60,10 +66,14 @@ class ScriptedTools:
         self.delays = delays
         self.calls: list[ToolCall] = []
 
-    async def execute(self, call: ToolCall) -> ToolAnswer:
+    async def execute(self, call: ToolCall, state: dict[str, Any], messages: Sequence[dict[str, Any]]) -> ToolAnswer:
         self.calls.append(call)
+        state["calls"] = [*state.get("calls", []), call.arguments]
         await pause(self.delays)
         return ToolAnswer(self.answer(call), "ok")
+
+    def can_fork(self, name: str) -> bool:
+        return True
 
 
 class Collector:

@@ -11,9 +11,12 @@ from omegaconf import OmegaConf
 from arpo_verl.config import ArpoConfig
 
 INFINITY, NAN = float("inf"), float("nan")
-INTEGERS = ("initial_rollouts", "branch_factor", "probe_tokens", "max_tool_calls", "seed")
+LIMITS = ("initial_rollouts", "max_requests_in_flight", "max_tool_calls_in_flight")
+INTEGERS = (*LIMITS, "branch_factor", "probe_tokens", "entropy_top_k", "max_tool_calls", "seed")
 FLOATS = ("base_probability", "entropy_weight", "branch_threshold")
-STRINGS = ("rule", "advantage", "entropy_source")
+TEXTS = ("tag_open", "tag_close", "result_template")
+STRINGS = ("rule", "advantage", "entropy_source", "branch_timing", "schedule", *TEXTS)
+LISTS = ("exclude",)
 NAMES = tuple(field.name for field in fields(ArpoConfig))
 
 
@@ -24,7 +27,7 @@ def refusal(values: dict) -> str:
 
 
 def test_the_fields_are_all_covered_here():
-    assert sorted(NAMES) == sorted(INTEGERS + FLOATS + STRINGS)
+    assert sorted(NAMES) == sorted(INTEGERS + FLOATS + STRINGS + LISTS)
 
 
 def test_defaults_are_the_papers():
@@ -36,9 +39,18 @@ def test_defaults_are_the_papers():
         "branch_threshold": 0.5,
         "probe_tokens": 20,
         "rule": "bernoulli",
+        "entropy_source": "topk",
+        "entropy_top_k": 20,
+        "branch_timing": "probe",
+        "schedule": "async",
         "advantage": "soft",
-        "entropy_source": "surprisal",
         "max_tool_calls": 6,
+        "exclude": (),
+        "max_requests_in_flight": None,
+        "max_tool_calls_in_flight": None,
+        "tag_open": "<{tool}>",
+        "tag_close": "</{tool}>",
+        "result_template": " <result>\n{result}\n</result>",
         "seed": 0,
     }
 
@@ -56,12 +68,21 @@ def test_a_full_mapping_comes_back():
         "branch_threshold": 0.75,
         "probe_tokens": 10,
         "rule": "threshold",
-        "advantage": "soft",
         "entropy_source": "surprisal",
+        "entropy_top_k": 5,
+        "branch_timing": "segment",
+        "schedule": "lockstep",
+        "advantage": "hard",
         "max_tool_calls": 3,
+        "exclude": ["truncated", "infrastructure"],
+        "max_requests_in_flight": 64,
+        "max_tool_calls_in_flight": 8,
+        "tag_open": "[{tool}]",
+        "tag_close": "[/{tool}]",
+        "result_template": "[{result}]",
         "seed": 7,
     }
-    assert asdict(ArpoConfig.from_mapping(values)) == values
+    assert asdict(ArpoConfig.from_mapping(values)) == values | {"exclude": ("truncated", "infrastructure")}
 
 
 def test_a_configuration_cannot_be_changed():
@@ -85,6 +106,8 @@ def test_a_configuration_cannot_be_changed():
         ("max_tool_calls", 0),
         ("seed", -1),
         ("rule", "threshold"),
+        ("rule", "reference"),
+        ("max_requests_in_flight", 1),
     ],
 )
 def test_values_at_the_edge_are_accepted(name, value):
@@ -99,8 +122,9 @@ def test_an_integer_is_accepted_for_a_float(name, value):
 
 
 BAD_VALUES = [
-    ("initial_rollouts", 0, "at least 1"),
-    ("initial_rollouts", -3, "at least 1"),
+    *((name, 0, "at least 1, or null") for name in LIMITS),
+    ("initial_rollouts", -3, "at least 1, or null"),
+    ("entropy_top_k", 0, "at least 1"),
     ("branch_factor", 0, "at least 1 (1 never branches)"),
     ("base_probability", -0.1, "a number from 0 to 1"),
     ("base_probability", 1.1, "a number from 0 to 1"),
@@ -112,12 +136,28 @@ BAD_VALUES = [
     ("branch_threshold", NAN, "a number of at least 0"),
     ("probe_tokens", 0, "at least 1"),
     ("max_tool_calls", -1, "at least 0"),
-    ("rule", "greedy", "one of bernoulli, threshold"),
-    ("rule", "", "one of bernoulli, threshold"),
-    ("rule", "Bernoulli", "one of bernoulli, threshold"),
-    ("advantage", "hard", "soft"),
-    ("entropy_source", "logits", "surprisal"),
+    ("rule", "greedy", "one of bernoulli, threshold, reference"),
+    ("rule", "", "one of bernoulli, threshold, reference"),
+    ("rule", "Bernoulli", "one of bernoulli, threshold, reference"),
+    ("advantage", "both", "one of soft, hard"),
+    ("entropy_source", "logits", "one of topk, surprisal"),
+    ("branch_timing", "later", "one of probe, segment"),
+    ("schedule", "sync", "one of async, lockstep"),
+    ("tag_open", "<tool>", "a text with {tool} in it, once"),
+    ("tag_close", "{tool}{tool}", "a text with {tool} in it, once"),
+    ("tag_close", "<{tool}>", "another text than arpo.tag_open"),
+    ("result_template", "", "a text with {result} in it, once"),
 ]
+
+
+def test_an_unknown_fault_is_refused_with_the_known_ones():
+    expected = "expected a list of truncated, void, infrastructure: change it"
+    assert refusal({"exclude": ["slow"]}) == f"arpo.exclude=('slow',); {expected}"
+
+
+def test_the_reference_rule_needs_the_log_probabilities_of_several_tokens():
+    message = refusal({"rule": "reference", "entropy_source": "surprisal"})
+    assert message == "arpo.entropy_source='surprisal'; expected 'topk' with arpo.rule=reference: change it"
 
 
 @pytest.mark.parametrize(("name", "value", "expected"), BAD_VALUES)
@@ -137,7 +177,8 @@ WRONG_TYPES = [
     *((name, value, "int") for name in INTEGERS for value in (True, False, "1", 1.0, [1], {})),
     *((name, value, "int or float") for name in FLOATS for value in (True, False, "0.5", [0.5], None)),
     *((name, value, "str") for name in STRINGS for value in (True, 1, 0.5, ["soft"], None)),
-    *((name, None, "int") for name in INTEGERS if name != "initial_rollouts"),
+    *((name, value, "list") for name in LISTS for value in (True, 1, "truncated", {}, None)),
+    *((name, None, "int") for name in INTEGERS if name not in LIMITS),
 ]
 
 
@@ -202,9 +243,10 @@ def test_roots_are_from_1_to_the_leaves_or_refused(initial_rollouts, leaves):
 def test_the_preset_has_exactly_the_fields_and_their_defaults():
     preset = OmegaConf.load(str(files("arpo_verl.config") / "arpo_trainer.yaml"))
     group = OmegaConf.to_container(preset.arpo, resolve=False)
-    assert group == asdict(ArpoConfig())
+    defaults = asdict(ArpoConfig()) | {"exclude": []}  # YAML has no tuples
+    assert group == defaults
     assert list(group) == list(NAMES)
     assert {name: type(value) for name, value in group.items()} == {
-        name: type(value) for name, value in asdict(ArpoConfig()).items()
+        name: type(value) for name, value in defaults.items()
     }
     assert ArpoConfig.from_mapping(group) == ArpoConfig()

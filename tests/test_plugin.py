@@ -60,7 +60,7 @@ print(ToolParser.get_tool_parser("arpo_tags", None).__class__.__name__)
     assert output_of(code).splitlines() == [
         "arpo_verl.integration.advantage",
         "ArpoPPOTrainerSync ArpoPPOTrainerColocateAsync ArpoPPOTrainerSeparateAsync",
-        "arpo_verl.integration.agent_loop.TagAgentLoop",
+        "arpo_verl.integration.agent_loop.TreeAgentLoop",
         "TagToolParser",
     ]
 

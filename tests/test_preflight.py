@@ -39,6 +39,22 @@ def test_the_preset_passes(files):
 
 
 @pytest.mark.parametrize(
+    "overrides",
+    [
+        [
+            "actor_rollout_ref.rollout.multi_turn.format=hermes",
+            "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent",
+        ],
+        ["actor_rollout_ref.rollout.name=arpo_vllm"],
+        ["arpo.entropy_top_k=50", "+actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs=-1"],
+        ["arpo.rule=reference", "arpo.advantage=hard", "arpo.exclude=[truncated]", "arpo.schedule=lockstep"],
+    ],
+)
+def test_every_documented_choice_passes(files, overrides):
+    preflight.check(configuration(files, *overrides))
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("arpo.initial_rollouts=17", r"arpo.initial_rollouts=17 exceeds actor_rollout_ref.rollout.n=16; .* lower it"),
@@ -54,8 +70,15 @@ def test_the_preset_passes(files):
         ("data.val_files=null", "data.val_files=None; expected the path"),
         ("arpo.seed=x", "arpo.seed='x' is of type str; expected int"),
         ("trainer.use_v1=False", "trainer.use_v1=False; expected True"),
-        ("actor_rollout_ref.rollout.name=sglang", "rollout.name='sglang'; expected 'vllm'"),
-        ("actor_rollout_ref.rollout.multi_turn.format=hermes", "format='hermes'; expected 'arpo_tags'"),
+        ("actor_rollout_ref.rollout.name=sglang", "rollout.name='sglang'; expected one of vllm, arpo_vllm"),
+        ("actor_rollout_ref.rollout.multi_turn.format=xml", "format='xml'; expected one of arpo_tags, .*hermes"),
+        ("actor_rollout_ref.rollout.enable_rollout_routing_replay=True", "routing_replay=True; expected False"),
+        ("arpo.entropy_top_k=21", "entropy_top_k=21; expected at most vLLM's max_logprobs=20"),
+        ("actor_rollout_ref.rollout.disaggregation.enabled=True", "disaggregation.enabled=True with arpo.entropy"),
+        (
+            "+algorithm.filter_groups={enable:True,metric:acc} platform=cpu",
+            "filter_groups.enable=True with trainer.v1.sampler.custom_sampler.name=PromptReplayBuffer",
+        ),
         ("actor_rollout_ref.rollout.agent.default_agent_loop=mine", "default_agent_loop='mine'; expected one of"),
         ("actor_rollout_ref.rollout.multi_turn.tool_config_path=/no/tools.yaml", "'/no/tools.yaml' is not a file"),
         ("data.train_files=/no/data.parquet", "data.train_files='/no/data.parquet' is not a file"),
@@ -68,7 +91,7 @@ def test_the_preset_passes(files):
 )
 def test_bad_settings_are_refused(files, override, message):
     with pytest.raises((ValueError, RuntimeError), match=message):
-        preflight.check(configuration(files, override))
+        preflight.check(configuration(files, *override.split()))
 
 
 def test_an_unknown_tool_is_refused(files):

@@ -12,7 +12,7 @@ from arpo_verl.config import ArpoConfig
 from arpo_verl.rollout.metrics import LeafRecord, tree_metrics
 from arpo_verl.rollout.protocols import Generation
 from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
-from arpo_verl.rollout.tag_syntax import TagSyntax
+from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
 from arpo_verl.rollout.tree import Leaf, StopReason
 
 CALL = "<python>1+1</python>"
@@ -59,7 +59,7 @@ def test_without_tools_all_leaves_start_at_once():
     engine = ScriptedEngine(lambda context: f"no{END}")
     leaves = grow(ArpoConfig(max_tool_calls=0), None, engine=engine).leaves
     assert len(leaves) == 8
-    assert [context for context, _, _ in engine.requests] == ["Q:"] * 8
+    assert [text(request.token_ids) for request in engine.requests] == ["Q:"] * 8
 
 
 def test_a_fork_shares_its_parents_tokens_up_to_the_end_of_the_result():
@@ -91,11 +91,11 @@ def test_an_open_fork_point_is_probed_with_k_tokens_and_a_closed_one_is_not():
     engine = ScriptedEngine(one_call)
     grow(NEVER, None, leaves=1, roots=1, budget=100, engine=engine)
     # One leaf, no budget to fork: the first turn, then one request for all of the second.
-    assert [asked for _, asked, _ in engine.requests] == [100, 100 - len(CALL + RESULT)]
+    assert [request.max_tokens for request in engine.requests] == [100, 100 - len(CALL + RESULT)]
     engine = ScriptedEngine(one_call)
     grow(ALWAYS, None, leaves=2, roots=1, budget=100, engine=engine)
     room = 100 - len(CALL + RESULT)
-    assert sorted(asked for _, asked, _ in engine.requests) == sorted([100, 3, room, room - 3])
+    assert sorted(request.max_tokens for request in engine.requests) == sorted([100, 3, room, room - 3])
 
 
 def test_an_answer_that_ends_within_the_probe_asks_for_nothing_more():
@@ -107,9 +107,9 @@ def test_an_answer_that_ends_within_the_probe_asks_for_nothing_more():
 
 def test_entropy_change_is_taken_against_the_own_roots_first_tokens():
     class Surprised(ScriptedEngine):
-        async def generate(self, token_ids, max_tokens, request_id):
-            self.logprob = -3.0 if RESULT in text(token_ids) else -1.0
-            return await super().generate(token_ids, max_tokens, request_id)
+        async def generate(self, request):
+            self.logprob = -3.0 if RESULT in text(request.token_ids) else -1.0
+            return await super().generate(request)
 
     leaf = grow(ALWAYS, None, leaves=2, roots=1, engine=Surprised(one_call)).leaves[0]
     root = leaf if leaf.parent is None else None
@@ -149,9 +149,9 @@ def test_one_call_too_many_ends_the_leaf():
 def test_a_closing_tag_split_over_probe_and_rest_ends_the_turn_where_it_is_complete():
     # An engine that sees only the rest does not see the tag and runs on.
     class Blind(ScriptedEngine):
-        async def generate(self, token_ids, max_tokens, request_id):
-            if not text(token_ids).endswith("<python>2</py"):
-                return await super().generate(token_ids, max_tokens, request_id)
+        async def generate(self, request):
+            if not text(request.token_ids).endswith("<python>2</py"):
+                return await super().generate(request)
             return Generation(ids("thon> and on"), [-2.0] * 12)
 
     def two_calls(context: str) -> str:
@@ -190,10 +190,10 @@ def test_an_empty_generation_ends_the_leaf_and_loses_none():
 
 def test_an_engine_that_fails_fails_the_prompt_and_leaves_no_task_behind():
     class Failing(ScriptedEngine):
-        async def generate(self, token_ids, max_tokens, request_id):
-            if RESULT in text(token_ids):
+        async def generate(self, request):
+            if RESULT in text(request.token_ids):
                 raise RuntimeError("server is gone")
-            return await super().generate(token_ids, max_tokens, request_id)
+            return await super().generate(request)
 
     async def run() -> int:
         collector = Collector()
@@ -208,7 +208,7 @@ def test_an_engine_that_fails_fails_the_prompt_and_leaves_no_task_behind():
 
 def test_a_tool_that_raises_cancelled_error_fails_the_prompt_instead_of_hanging_it():
     class Cancelled(ScriptedTools):
-        async def execute(self, call):
+        async def execute(self, call, state, messages):
             raise asyncio.CancelledError
 
     with pytest.raises(RuntimeError, match="raised CancelledError"):
@@ -217,14 +217,14 @@ def test_a_tool_that_raises_cancelled_error_fails_the_prompt_instead_of_hanging_
 
 def test_a_tool_that_swallows_its_cancellation_leaves_no_task_behind():
     class Stubborn(ScriptedTools):
-        async def execute(self, call):
+        async def execute(self, call, state, messages):
             if not self.calls:
                 self.calls.append(call)
                 raise RuntimeError("first call fails")
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
-                return await super().execute(call)
+                return await super().execute(call, state, messages)
 
     async def run() -> int:
         size = RolloutSettings(ids("Q:"), 8, 4, 100, vocabulary_size=100, seed="s")
@@ -243,7 +243,7 @@ def test_a_leaf_without_a_token_has_the_version_of_the_weights_that_gave_none():
 
 
 def test_every_token_that_ends_an_answer_ends_it_within_the_probe_too():
-    second_end = TagSyntax(tags=["python"], decode=text, encode=ids, end_token_ids={ord(END), ord("^")})
+    second_end = TagSyntax(tags=Tags(["python"]), decode=text, encode=ids, end_token_ids={ord(END), ord("^")})
     collector = Collector()
     # The engine stops at the second end token; the probe of three tokens ends exactly there.
     engine = ScriptedEngine(lambda context: "ok^" if RESULT in context else CALL)

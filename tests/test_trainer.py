@@ -10,7 +10,7 @@ from arpo_verl.rollout.metrics import LeafRecord
 
 def tree(size: int, asked: int) -> list[LeafRecord]:
     return [
-        LeafRecord(asked, number, None, "0", None, False, "completed", False, [], [], None, [])
+        LeafRecord(asked, number, None, "0", None, False, "completed", False, False, [], [], None, [], None, 0, 0)
         for number in range(size)
     ]
 

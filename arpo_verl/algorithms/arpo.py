@@ -18,6 +18,7 @@ over its copies in the batch, as the paper's formula says, and not over the whol
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 
 PADDING = -1
@@ -27,11 +28,12 @@ PADDING = -1
 def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
     token_level_rewards: torch.Tensor,
     response_mask: torch.Tensor,
-    index: Sequence[object],
+    index: Sequence[object] | np.ndarray,
     segment_ids: torch.Tensor | None = None,
     mode: Literal["soft", "hard"] = "soft",
     norm_by_std: bool = True,
     epsilon: float = 1e-6,
+    is_excluded: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the advantages of all leaves of a batch, and the returns, which equal them: there is no critic.
 
@@ -40,12 +42,14 @@ def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
             Shape (batch, response_length).
         response_mask: 1 where the policy sampled the token, 0 for tool results and padding.
             Shape (batch, response_length).
-        index: the prompt of each row, anything hashable. Length batch.
+        index: the prompt of each row: strings, numbers or whatever can be sorted. Length batch.
         segment_ids: two rows of one prompt share token t if and only if their ids are equal at t; -1 is padding.
             Shape (batch, response_length). Needed in hard mode, ignored in soft mode.
         mode: `soft` or `hard`.
         norm_by_std: divide by the group's standard deviation (GRPO) or not (Dr. GRPO, arXiv 2503.20783).
         epsilon: added to the standard deviation.
+        is_excluded: rows that take no part in their group's mean and deviation nor in the mean over a shared token's
+            leaves, and whose own advantage is 0, whatever their reward. Shape (batch,), bool.
 
     Returns:
         (advantages, returns), both of shape (batch, response_length), float, zero where `response_mask` is 0. The only
@@ -58,19 +62,24 @@ def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
     with torch.no_grad():
         group = _group_numbers(index, token_level_rewards.device)
         # In double precision: the rounding of equal rewards, over a standard deviation of almost 0, is no advantage.
-        scores = token_level_rewards.double().sum(dim=-1)
-        advantage = _group_relative(scores, group, norm_by_std, epsilon).to(token_level_rewards.dtype)
-        advantages = advantage.unsqueeze(-1) * response_mask
-        if mode == "hard":
+        scores = token_level_rewards.sum(dim=-1, dtype=torch.float64)
+        if is_excluded is None:
+            is_excluded = torch.zeros_like(scores, dtype=torch.bool)
+        counts = (~is_excluded).to(scores.dtype)
+        scores = scores.masked_fill(is_excluded, 0.0)
+        advantage = _group_relative(scores, group, counts, norm_by_std, epsilon).to(token_level_rewards.dtype)
+        if mode == "soft":
+            advantages = advantage.unsqueeze(-1) * response_mask
+        else:
             assert segment_ids is not None
-            advantages = _mean_over_copies(advantages, segment_ids, group) * response_mask
+            advantages = _mean_over_leaves(advantage, ~is_excluded, segment_ids, group) * response_mask
     return advantages, advantages
 
 
 def _check(
     rewards: torch.Tensor,
     mask: torch.Tensor,
-    index: Sequence[object],
+    index: Sequence[object] | np.ndarray,
     segment_ids: torch.Tensor | None,
     mode: str,
 ) -> None:
@@ -90,40 +99,52 @@ def _check(
         )
 
 
-def _group_numbers(index: Sequence[object], device: torch.device) -> torch.Tensor:
-    """Number the prompts 0, 1, ... in order of appearance. Shape (batch,)."""
-    numbers: dict[object, int] = {}
-    return torch.tensor([numbers.setdefault(prompt, len(numbers)) for prompt in index], dtype=torch.long, device=device)
+def _group_numbers(index: Sequence[object] | np.ndarray, device: torch.device) -> torch.Tensor:
+    """Number the prompts from 0. Shape (batch,)."""
+    _, numbers = np.unique(np.asarray(index), return_inverse=True)
+    return torch.as_tensor(numbers.reshape(-1), dtype=torch.long, device=device)
 
 
-def _group_relative(scores: torch.Tensor, group: torch.Tensor, norm_by_std: bool, epsilon: float) -> torch.Tensor:
-    """Return each score minus its group's mean, over the group's (n - 1) standard deviation. Shape (batch,)."""
+def _group_relative(
+    scores: torch.Tensor, group: torch.Tensor, counts: torch.Tensor, norm_by_std: bool, epsilon: float
+) -> torch.Tensor:
+    """Return each score minus its group's mean, over the group's (n - 1) standard deviation. Shape (batch,).
+
+    `counts` is 1 for the rows that count in the statistics; the others' result is 0.
+    """
     groups = int(group.max()) + 1 if len(group) else 0
-    size = torch.zeros(groups, dtype=scores.dtype, device=scores.device).index_add_(0, group, torch.ones_like(scores))
-    mean = torch.zeros_like(size).index_add_(0, group, scores) / size
+    zeros = torch.zeros(groups, dtype=scores.dtype, device=scores.device)
+    size = zeros.index_add(0, group, counts)
+    mean = zeros.index_add(0, group, scores * counts) / size.clamp(min=1)
     is_single = size == 1
-    mean = torch.where(is_single, torch.zeros_like(mean), mean)
-    centred = scores - mean[group]
+    mean = torch.where(is_single, zeros, mean)
+    centred = (scores - mean[group]) * counts
     if not norm_by_std:
         return centred
-    variance = torch.zeros_like(size).index_add_(0, group, centred**2) / (size - 1).clamp(min=1)
+    variance = zeros.index_add(0, group, centred**2) / (size - 1).clamp(min=1)
     std = torch.where(is_single, torch.ones_like(mean), variance.sqrt())
     return centred / (std[group] + epsilon)
 
 
-def _mean_over_copies(advantages: torch.Tensor, segment_ids: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """Return, for each token, the mean of `advantages` over all copies of that token. Shape (batch, response_length).
+def _mean_over_leaves(
+    advantage: torch.Tensor, is_counted: torch.Tensor, segment_ids: torch.Tensor, group: torch.Tensor
+) -> torch.Tensor:
+    """Return, for each token, the mean advantage of the leaves that share it. Shape (batch, response_length).
 
-    Copies of a token are the rows of the same prompt that have the same segment at the same position.
+    Works on runs of equal ids, of which there are few, instead of on tokens. A leaf has a segment once, at the same
+    place as all leaves that share it.
     """
-    position = torch.arange(segment_ids.shape[1], device=segment_ids.device).expand_as(segment_ids)
-    is_token = segment_ids != PADDING
-    # One number for each (prompt, segment, position): segments of different prompts may have the same id.
-    segments = int(segment_ids.max()) + 1 if segment_ids.numel() else 0
-    token = (group.unsqueeze(-1) * max(segments, 1) + segment_ids) * segment_ids.shape[1] + position
-    _, token = torch.unique(token[is_token], return_inverse=True)
-    copies = torch.bincount(token).to(advantages.dtype)
-    total = torch.zeros_like(copies).index_add_(0, token, advantages[is_token])
-    shared = advantages.clone()
-    shared[is_token] = (total / copies)[token]
-    return shared
+    width = segment_ids.shape[1]
+    begins = torch.ones_like(segment_ids, dtype=torch.bool)
+    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
+    row, column = begins.nonzero(as_tuple=True)
+    # One number for each (prompt, segment): segments of different prompts may have the same id.
+    run_ids = segment_ids[row, column]
+    segments = int(run_ids.max()) + 1 if len(run_ids) else 1
+    _, run = torch.unique(group[row] * (segments + 1) + run_ids, return_inverse=True)
+    zeros = torch.zeros(len(row), dtype=advantage.dtype, device=advantage.device)
+    leaves = zeros.index_add(0, run, is_counted[row].to(zeros.dtype))
+    mean = zeros.index_add(0, run, advantage[row]) / leaves.clamp(min=1)
+    start = row * width + column
+    lengths = torch.diff(start, append=start.new_tensor([segment_ids.numel()]))
+    return mean[run].repeat_interleave(lengths).reshape(segment_ids.shape)

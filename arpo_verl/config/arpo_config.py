@@ -1,14 +1,17 @@
-"""The typed configuration of the rollout: the top-level group `arpo` of a verl configuration."""
+"""The typed configuration of ARPO: the top-level group `arpo` of a verl configuration."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from arpo_verl.branching import RULES, Rule
 
-EntropySource = Literal["surprisal"]
-Advantage = Literal["soft"]
+EntropySource = Literal["topk", "surprisal"]
+BranchTiming = Literal["probe", "segment"]
+Schedule = Literal["async", "lockstep"]
+Advantage = Literal["soft", "hard"]
+Fault = Literal["truncated", "void", "infrastructure"]
 
 
 @dataclass(frozen=True)
@@ -31,28 +34,65 @@ class ArpoConfig:
     probe_tokens: int = 20
     """k, tokens watched after a tool result; the paper gives no value, the released code watches 20."""
     rule: Rule = "bernoulli"
-    """How P_t decides: `bernoulli` or `threshold`; see `arpo_verl.branching.draw_forks`."""
+    """How P_t decides: `bernoulli`, `threshold` or `reference`; see `arpo_verl.branching.draw_forks`.
+
+    `reference` is the released code's decision: the first k tokens of the step *before* the result, -Σ p log p over
+    their ten most likely tokens, so that the change is 0 at a leaf's first call; a fork's H_initial is its own.
+    """
+    entropy_source: EntropySource = "topk"
+    """Where entropies come from; see `arpo_verl.entropy`."""
+    entropy_top_k: int = 20
+    """K of `entropy_source=topk`. More than 20 needs vLLM's `max_logprobs` raised."""
+    branch_timing: BranchTiming = "probe"
+    """When to decide: `probe`, after the first k tokens, with a second request for the rest of the turn; `segment`,
+    when the turn has ended, with a single request and later forks."""
+    schedule: Schedule = "async"
+    """`async`: nothing waits for anything else; `lockstep`: the leaves of a prompt advance in rounds, every request has
+    a seed of its own, and the same seed gives the same tree."""
     advantage: Advantage = "soft"
     """How shared tokens are credited; see `arpo_verl.algorithms.arpo`."""
-    entropy_source: EntropySource = "surprisal"
-    """Where entropies come from; see `arpo_verl.entropy`."""
     max_tool_calls: int = 6
     """Calls of one leaf, those of its prefix included; the leaf ends when it asks for one more."""
+    exclude: Sequence[Fault] = ()
+    """Which leaves train nothing and do not count in their group's statistics: `truncated` (out of tokens), `void`
+    (nothing generated, or interrupted), `infrastructure` (a tool failed by no fault of the model)."""
+    max_requests_in_flight: int | None = None
+    """Generation requests of one agent loop worker at a time; None is no limit."""
+    max_tool_calls_in_flight: int | None = None
+    """Tool calls of one agent loop worker at a time; None is no limit."""
+    tag_open: str = "<{tool}>"
+    """Opening tag of a call in the format `arpo_tags`; {tool} is the tool's name."""
+    tag_close: str = "</{tool}>"
+    """Closing tag of a call; {tool} is the tool's name."""
+    result_template: str = " <result>\n{result}\n</result>"
+    """What is inserted for a tool's result; {result} is its text."""
     seed: int = 0
-    """Seed of the branching draws; sampling is seeded by verl's `rollout.seed`."""
+    """Seed of the branching draws, and of sampling under `schedule=lockstep`; else verl's `rollout.seed` rules that."""
 
     def __post_init__(self) -> None:
-        if self.initial_rollouts is not None:
-            _expect(self.initial_rollouts >= 1, "initial_rollouts", self.initial_rollouts, "at least 1")
+        for name in ("initial_rollouts", "max_requests_in_flight", "max_tool_calls_in_flight"):
+            value = getattr(self, name)
+            _expect(value is None or value >= 1, name, value, "at least 1, or null")
         _expect(self.branch_factor >= 1, "branch_factor", self.branch_factor, "at least 1 (1 never branches)")
         _expect(0 <= self.base_probability <= 1, "base_probability", self.base_probability, "a number from 0 to 1")
         _expect(0 <= self.entropy_weight < math.inf, "entropy_weight", self.entropy_weight, "a number of at least 0")
         _expect(self.branch_threshold >= 0, "branch_threshold", self.branch_threshold, "a number of at least 0")
         _expect(self.probe_tokens >= 1, "probe_tokens", self.probe_tokens, "at least 1")
+        _expect(self.entropy_top_k >= 1, "entropy_top_k", self.entropy_top_k, "at least 1")
         _expect(self.max_tool_calls >= 0, "max_tool_calls", self.max_tool_calls, "at least 0")
-        _expect(self.rule in RULES, "rule", self.rule, f"one of {', '.join(RULES)}")
-        _expect(self.advantage in get_args(Advantage), "advantage", self.advantage, "soft")
-        _expect(self.entropy_source in get_args(EntropySource), "entropy_source", self.entropy_source, "surprisal")
+        for name, choices in CHOICES.items():
+            _expect(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
+        is_list = not isinstance(self.exclude, str) and all(fault in get_args(Fault) for fault in self.exclude)
+        _expect(is_list, "exclude", self.exclude, f"a list of {', '.join(get_args(Fault))}")
+        self._check_tags()
+        is_measured = self.rule != "reference" or self.entropy_source == "topk"
+        _expect(is_measured, "entropy_source", self.entropy_source, "'topk' with arpo.rule=reference")
+
+    def _check_tags(self) -> None:
+        for name, part in (("tag_open", "{tool}"), ("tag_close", "{tool}"), ("result_template", "{result}")):
+            value = getattr(self, name)
+            _expect(value.count(part) == 1, name, value, f"a text with {part} in it, once")
+        _expect(self.tag_open != self.tag_close, "tag_close", self.tag_close, "another text than arpo.tag_open")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "ArpoConfig":
@@ -68,14 +108,17 @@ class ArpoConfig:
                     f"arpo.{name} is not a known key; expected one of {', '.join(known)}: correct its name"
                 )
             default = known[name].default
-            expected = (int, float) if isinstance(default, float) else (int if default is None else type(default),)
+            expected = _types_like(default)
             is_bool = isinstance(value, bool)
             if is_bool or not isinstance(value, (*expected, type(default))):
                 names = " or ".join(kind.__name__ for kind in expected)
                 raise ValueError(
                     f"arpo.{name}={value!r} is of type {type(value).__name__}; expected {names}: change it"
                 )
-        return cls(**values)
+        frozen: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**frozen)
 
     def roots(self, leaves: int) -> int:
         """Return N for M = `leaves`.
@@ -91,6 +134,24 @@ class ArpoConfig:
                 f"expected at most n: lower it or raise actor_rollout_ref.rollout.n"
             )
         return self.initial_rollouts
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "rule": RULES,
+    "entropy_source": get_args(EntropySource),
+    "branch_timing": get_args(BranchTiming),
+    "schedule": get_args(Schedule),
+    "advantage": get_args(Advantage),
+}
+
+
+def _types_like(default: object) -> tuple[type, ...]:
+    """Return the types that a value may have in place of a default."""
+    if isinstance(default, float):
+        return (int, float)
+    if isinstance(default, tuple):
+        return (list,)
+    return (int,) if default is None else (type(default),)
 
 
 def _expect(is_good: bool, name: str, value: object, expected: str) -> None:

@@ -5,6 +5,7 @@ algorithm can use; `ArpoAgentLoopWorker` uses the same object to grow trees, so 
 but branching.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -12,40 +13,39 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from transformers import GenerationConfig
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, ToolListWrap
+from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, ToolListWrap
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 
-from arpo_verl.config import ArpoConfig
-from arpo_verl.integration.engine import ServerEngine
-from arpo_verl.integration.settings import arpo_config
-from arpo_verl.integration.tools import VerlTools
+from arpo_verl.integration.engine import ServerEngine, Stops
+from arpo_verl.integration.native_syntax import NativeSyntax
+from arpo_verl.integration.settings import TAG_FORMAT, arpo_config, wants_arpo
+from arpo_verl.integration.tools import ToolSettings, VerlTools
 from arpo_verl.rollout.metrics import LeafRecord
-from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
-from arpo_verl.rollout.tag_syntax import TagSyntax
-from arpo_verl.rollout.tree import Leaf, StopReason
+from arpo_verl.rollout.protocols import CallSyntax
+from arpo_verl.rollout.scheduler import NO_LIMIT, PromptRollout, RolloutSettings, Surroundings
+from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
+from arpo_verl.rollout.tree import Leaf
 
 
 @dataclasses.dataclass(frozen=True)
 class TreeRequest:
-    """How many leaves to grow, how many of them from the prompt, and what seeds the draws."""
+    """What to grow: a tree of how many leaves, how many of them from the prompt, what seeds the draws."""
 
     leaves: int
     roots: int
     seed: str
+    request_slot: contextlib.AbstractAsyncContextManager[Any] = NO_LIMIT
+    call_slot: contextlib.AbstractAsyncContextManager[Any] = NO_LIMIT
 
 
-class TagAgentLoop(AgentLoopBase):
-    """Tools by tags (`arpo_verl.rollout.tag_syntax`), token ids in, token ids out."""
+class TreeAgentLoop(ToolAgentLoop):
+    """verl's tool agent loop with another `run`: tags or native tool calls, token ids in, token ids out, text alone."""
 
     def __init__(self, *args: Any, tools: ToolListWrap | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._tools = {tool.name: tool for tool in (tools.tools if tools else [])}
-        self._arpo = _within_turn_limits(arpo_config(self.config), self.rollout_config.multi_turn, bool(self._tools))
-        self._syntax = TagSyntax(
-            tags=list(self._tools),
-            decode=lambda ids: self.tokenizer.decode(ids, skip_special_tokens=False),
-            encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
-            end_token_ids=end_token_ids(self.config.actor_rollout_ref.model.path, self.tokenizer.eos_token_id),
-        )
+        super().__init__(*args, tools=tools, **kwargs)
+        self._multi_turn = self.rollout_config.multi_turn
+        self._arpo = arpo_config(self.config)
+        self._ends = end_token_ids(self.config.actor_rollout_ref.model.path, self.tokenizer.eos_token_id)
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
         """Grow one leaf: what verl's own agent loop worker calls."""
@@ -71,57 +71,97 @@ class TagAgentLoop(AgentLoopBase):
             request: the size of the tree.
             on_leaf: called once for each leaf.
             sample: the dataset fields of the prompt; `raw_prompt` has its messages.
+
+        Raises:
+            ValueError: the prompt has images, videos or sound.
         """
-        prompt_ids = await self.ct_build_initial_tokens(list(sample["raw_prompt"]))
-        settings = RolloutSettings(
-            prompt_ids=list(prompt_ids),
-            leaves=request.leaves,
-            roots=request.roots,
-            max_response_tokens=self._response_budget(len(prompt_ids)),
-            vocabulary_size=len(self.tokenizer),
-            seed=f"{request.seed}/{_digest(prompt_ids)}",
-        )
-        multi_turn = self.rollout_config.multi_turn
-        tools = VerlTools(
-            self._tools,
+        messages = list(sample["raw_prompt"])
+        if any((await self.process_multi_modal_info(messages)).values()):
+            raise ValueError("a prompt has images, videos or sound; expected text: remove it from the dataset")
+        tools = self._tools_of(sample)
+        syntax, stops = self._syntax(messages, tools)
+        schemas = None if isinstance(syntax, TagSyntax) else [tool_schema(tool) for tool in tools.values()]
+        prompt_ids = list(await self.ct_build_initial_tokens(messages, tools=schemas))
+        multi_turn = self._multi_turn
+        settings = ToolSettings(
+            messages,
             sample.get("tools_kwargs") or {},
             multi_turn.max_tool_response_length,
             multi_turn.tool_response_truncate_side,
         )
 
         async def hand_over(leaf: Leaf) -> None:
-            await on_leaf(leaf, self._output(prompt_ids, leaf, LeafRecord.of(leaf, request.leaves)))
+            await on_leaf(leaf, self._output(prompt_ids, leaf, request.leaves))
 
-        engine = ServerEngine(self.server_manager, sampling_params, self._syntax.stop_strings)
-        await PromptRollout(settings, self._arpo, Surroundings(engine, tools, self._syntax, hand_over)).run()
+        world = Surroundings(
+            ServerEngine(self.server_manager, self._arpo, sampling_params, stops),
+            VerlTools(tools, settings),
+            syntax,
+            hand_over,
+            request.request_slot,
+            request.call_slot,
+        )
+        await PromptRollout(self._rollout_settings(prompt_ids, request, bool(tools)), self._arpo, world).run()
 
-    def _response_budget(self, prompt_tokens: int) -> int:
-        model_limit = self.rollout_config.max_model_len
-        budget: int = self.rollout_config.response_length
-        return budget if model_limit is None else min(budget, model_limit - prompt_tokens)
+    def _tools_of(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return the tools of a prompt: verl's `extra_info.tool_selection`, or all of them."""
+        selection = (sample.get("extra_info") or {}).get("tool_selection")
+        return {name: tool for name, tool in self.tools.items() if not selection or name in selection}
 
-    def _output(self, prompt_ids: list[int], leaf: Leaf, record: LeafRecord) -> AgentLoopOutput:
+    def _syntax(self, messages: list[dict[str, Any]], tools: dict[str, Any]) -> tuple[CallSyntax, Stops]:
+        if self.tool_parser_name != TAG_FORMAT:
+            native = NativeSyntax(self, messages, list(tools.values()), self._ends)
+            return native, Stops([], list(self.tool_parser.stop_token_ids))
+        tags = Tags(list(tools), self._arpo.tag_open, self._arpo.tag_close, self._arpo.result_template)
+        syntax = TagSyntax(
+            tags=tags,
+            decode=lambda ids: self.tokenizer.decode(ids, skip_special_tokens=False),
+            encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
+            end_token_ids=self._ends,
+        )
+        return syntax, Stops(tags.stop_strings, [])
+
+    def _rollout_settings(self, prompt_ids: list[int], request: TreeRequest, has_tools: bool) -> RolloutSettings:
+        model_limit, budget = self.rollout_config.max_model_len, self.rollout_config.response_length
+        return RolloutSettings(
+            prompt_ids=prompt_ids,
+            leaves=request.leaves,
+            roots=request.roots,
+            max_response_tokens=budget if model_limit is None else min(budget, model_limit - len(prompt_ids)),
+            vocabulary_size=len(self.tokenizer),
+            seed=f"{request.seed}/{_digest(prompt_ids)}",
+            max_tool_turns=_tool_turns(self._multi_turn) if has_tools else 0,
+            max_parallel_calls=self._multi_turn.max_parallel_calls,
+        )
+
+    def _output(self, prompt_ids: list[int], leaf: Leaf, leaves: int) -> AgentLoopOutput:
+        record = LeafRecord.of(leaf, leaves, self._arpo.exclude if wants_arpo(self.config) else ())
         first_version, last_version = leaf.weight_versions or (None, None)
         token_ids, mask, logprobs = leaf.token_ids, leaf.response_mask, leaf.logprobs
         if not token_ids:
             # verl puts the reward on the last token, so a leaf needs one; masked, it trains nothing.
-            assert leaf.stop_reason in (StopReason.EMPTY, StopReason.INTERRUPTED)
             token_ids, mask, logprobs = [self.tokenizer.eos_token_id], [0], [0.0]
         return AgentLoopOutput(
             prompt_ids=prompt_ids,
             response_ids=token_ids,
-            response_mask=mask,
+            response_mask=[0] * len(mask) if record.is_excluded else mask,
             response_logprobs=logprobs if self.rollout_config.calculate_log_probs else None,
-            num_turns=2 * leaf.tool_calls + 2,
-            metrics=AgentLoopMetrics(tool_calls=sum(latency for _, _, _, latency in record.calls)),
+            num_turns=2 * leaf.tool_turns + 2,
+            metrics=AgentLoopMetrics(tool_calls=sum(call.latency_seconds for call in leaf.calls)),
             extra_fields={
                 "turn_scores": [],
-                "tool_rewards": [],
+                "tool_rewards": [call.reward for call in leaf.calls if call.reward is not None],
                 "min_global_steps": first_version,
                 "max_global_steps": last_version,
                 "arpo": record.as_dict(),
             },
         )
+
+
+def tool_schema(tool: Any) -> dict[str, Any]:
+    """Return a tool's schema as chat templates take it."""
+    schema: dict[str, Any] = tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True)
+    return schema
 
 
 @functools.cache
@@ -139,11 +179,11 @@ def _digest(token_ids: list[int]) -> str:
     return hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()[:16]
 
 
-def _within_turn_limits(config: ArpoConfig, multi_turn: Any, has_tools: bool) -> ArpoConfig:
-    """Lower `max_tool_calls` to verl's own limits on turns, and to 0 where there is no tool to call."""
-    limits = [config.max_tool_calls if has_tools else 0]
+def _tool_turns(multi_turn: Any) -> int | None:
+    """Return how many turns of a leaf may call tools under verl's own limits on turns."""
+    limits = []
     if multi_turn.max_user_turns:
         limits.append(multi_turn.max_user_turns)
     if multi_turn.max_assistant_turns:
         limits.append(multi_turn.max_assistant_turns - 1)
-    return dataclasses.replace(config, max_tool_calls=min(limits))
+    return min(limits, default=None)

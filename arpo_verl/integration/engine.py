@@ -1,11 +1,52 @@
 """verl's inference servers as the scheduler's `Engine`: token ids in, token ids out."""
 
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from verl.workers.rollout.llm_server import LLMServerClient
+from verl.workers.rollout.replica import TokenOutput
 
-from arpo_verl.rollout.protocols import Generation
+from arpo_verl.config import ArpoConfig
+from arpo_verl.integration.settings import ENTROPIES, ENTROPY_REQUEST, FINISH_REASON
+from arpo_verl.rollout.protocols import Generation, Request
+
+REFERENCE_TOP_K = 10
+"""The released code's number of log-probabilities a token."""
+
+_attempts: ContextVar[list[dict[str, Any]]] = ContextVar("attempts")
+
+
+class _RecordingClient(LLMServerClient):
+    """Keeps the extra fields of each attempt at a request.
+
+    verl's client of the asynchronous trainers resumes an aborted request and then returns four known fields alone
+    (verl 0.9.1, `workers/rollout/llm_server.py`, `FullyAsyncLLMServerClient.generate`); each of its attempts goes
+    through the base class, in whose place this one is put.
+    """
+
+    async def generate(self, request_id: str, **kwargs: Any) -> TokenOutput:
+        output = await super().generate(request_id, **kwargs)
+        _attempts.get().append(output.extra_fields)
+        return output
+
+
+def recording(client: LLMServerClient) -> LLMServerClient:
+    """Return the same client with its attempts recorded."""
+    kind = type(client)
+    bases = (_RecordingClient,) if kind is LLMServerClient else (kind, _RecordingClient)
+    recorder: LLMServerClient = object.__new__(type(f"Recording{kind.__name__}", bases, {}))
+    recorder.__dict__.update(client.__dict__)
+    return recorder
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Where the server has to end a turn, beside the model's own end tokens."""
+
+    strings: list[str]
+    token_ids: list[int]
 
 
 class ServerEngine:
@@ -15,22 +56,41 @@ class ServerEngine:
     cache; the client gives every request a fresh id towards vLLM (verl 0.9.1, `workers/rollout/llm_server.py`).
     """
 
-    def __init__(self, client: LLMServerClient, sampling_params: dict[str, Any], stop_strings: list[str]) -> None:
+    def __init__(
+        self, client: LLMServerClient, config: ArpoConfig, sampling_params: dict[str, Any], stops: Stops
+    ) -> None:
+        """
+        Args:
+            client: verl's; `recording(client)` where entropies are measured by the server.
+            config: how to measure entropies.
+            sampling_params: verl's, for the inference server.
+            stops: where turns end.
+        """
         self._client = client
-        self._sampling_params = dict(sampling_params, logprobs=True, stop=stop_strings, include_stop_str_in_output=True)
+        is_reference = config.rule == "reference"
+        self._entropy = {
+            "top_k": REFERENCE_TOP_K if is_reference else config.entropy_top_k,
+            "is_truncated": is_reference,
+        }
+        self._sampling_params = dict(sampling_params, logprobs=True, include_stop_str_in_output=True)
+        if stops.strings:
+            self._sampling_params["stop"] = stops.strings
+        if stops.token_ids:
+            self._sampling_params["stop_token_ids"] = stops.token_ids
         self._prompt = uuid4().hex
 
-    async def generate(self, token_ids: list[int], max_tokens: int, request_id: str) -> Generation:
-        """Sample up to `max_tokens` tokens.
+    async def generate(self, request: Request) -> Generation:
+        """Sample up to `request.max_tokens` tokens.
 
         Raises:
             RuntimeError: the server returned no log-probability for a token.
         """
+        attempts: list[dict[str, Any]] = []
+        _attempts.set(attempts)
         output = await self._client.generate(
-            request_id=f"{self._prompt}/{request_id}",
-            prompt_ids=token_ids,
-            # The client changes the dictionary that it is given.
-            sampling_params=dict(self._sampling_params, max_tokens=max_tokens),
+            request_id=f"{self._prompt}/{request.request_id}",
+            prompt_ids=request.token_ids,
+            sampling_params=self._parameters(request),
         )
         logprobs = output.log_probs or []
         if len(logprobs) != len(output.token_ids):
@@ -39,9 +99,24 @@ class ServerEngine:
                 f"expected one for each: ARPO needs a server that honours `logprobs`"
             )
         first, last = (output.extra_fields.get(f"{end}_global_steps") for end in ("min", "max"))
+        measured = [attempt[ENTROPIES] for attempt in attempts if ENTROPIES in attempt]
+        finish_reason = attempts[-1].get(FINISH_REASON) if attempts else None
         return Generation(
             token_ids=list(output.token_ids),
             logprobs=list(logprobs),
+            # A resumed request measures from where it was aborted.
+            entropies=[value for part in measured for value in part][: request.entropy_tokens] if measured else None,
             weight_versions=None if first is None or last is None else (first, last),
             is_interrupted=output.stop_reason in ("abort", "aborted"),
+            is_at_limit=finish_reason == "length",
+            cached_tokens=output.extra_fields.get("num_cached_tokens"),
         )
+
+    def _parameters(self, request: Request) -> dict[str, Any]:
+        """Return the request's own copy, because the client changes it."""
+        parameters = dict(self._sampling_params, max_tokens=request.max_tokens)
+        if request.entropy_tokens:
+            parameters["extra_args"] = {ENTROPY_REQUEST: self._entropy | {"tokens": request.entropy_tokens}}
+        if request.seed is not None:
+            parameters["seed"] = request.seed
+        return parameters

@@ -17,13 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
 
-from arpo_verl.integration.settings import arpo_config
+from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, TAG_FORMAT, arpo_config
 
 VERL_VERSIONS = ("0.9.1", "0.10")
 OLDEST_VLLM = "0.18.0"
 """The oldest that verl 0.9.1 accepts (`third_party/vllm/__init__.py`)."""
-FORMAT = "arpo_tags"
-AGENT_LOOPS = ("single_turn_agent", "tool_agent", "tag_agent")
+AGENT_LOOPS = ("single_turn_agent", "tool_agent", TAG_AGENT)
+ROLLOUTS = ("vllm", ENTROPY_ROLLOUT)
+VLLM_MAX_LOGPROBS = 20
+"""vLLM's own default of `max_logprobs`."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -38,6 +40,7 @@ def check(config: DictConfig) -> None:
         _check_versions,
         _check_settings,
         _check_trainer,
+        _check_entropy_source,
         _check_tools,
         _check_datasets,
         _check_machine,
@@ -92,20 +95,59 @@ def _model_limit(model: Path) -> int | None:
 
 
 def _check_trainer(config: DictConfig) -> None:
+    from verl.experimental.agent_loop.tool_parser import ToolParser
+
     rollout = config.actor_rollout_ref.rollout
     if not config.trainer.use_v1:
         raise ValueError("trainer.use_v1=False; expected True: ARPO's rollout is built on verl's V1 trainer")
-    if rollout.name != "vllm":
-        raise ValueError(f"actor_rollout_ref.rollout.name={rollout.name!r}; expected 'vllm': change it")
-    if rollout.multi_turn.format != FORMAT:
+    if rollout.name not in ROLLOUTS:
         raise ValueError(
-            f"actor_rollout_ref.rollout.multi_turn.format={rollout.multi_turn.format!r}; expected {FORMAT!r}, the tag "
-            f"syntax that ARPO's rollout reads: change it"
+            f"actor_rollout_ref.rollout.name={rollout.name!r}; expected one of {', '.join(ROLLOUTS)}: change it"
         )
+    formats = sorted(ToolParser._registry)
+    if rollout.multi_turn.format not in formats:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.multi_turn.format={rollout.multi_turn.format!r}; expected one of "
+            f"{', '.join(formats)}: change it"
+        )
+    if rollout.enable_rollout_routing_replay:
+        raise ValueError(
+            "actor_rollout_ref.rollout.enable_rollout_routing_replay=True; expected False: ARPO's rollout does not "
+            "carry the experts of shared prefixes"
+        )
+    _check_sampler(config)
     if rollout.agent.default_agent_loop not in AGENT_LOOPS:
         raise ValueError(
             f"actor_rollout_ref.rollout.agent.default_agent_loop={rollout.agent.default_agent_loop!r}; expected one of "
             f"{', '.join(AGENT_LOOPS)}: ARPO grows trees itself and would not call another agent loop"
+        )
+
+
+def _check_sampler(config: DictConfig) -> None:
+    sampler = config.trainer.v1.sampler.custom_sampler
+    filter_groups = config.algorithm.get("filter_groups")
+    if sampler.path and sampler.name == "PromptReplayBuffer" and filter_groups and filter_groups.enable:
+        raise ValueError(
+            "algorithm.filter_groups.enable=True with trainer.v1.sampler.custom_sampler.name=PromptReplayBuffer, to "
+            "which verl passes no filter; expected verl's own buffer: set trainer.v1.sampler.custom_sampler.path=null"
+        )
+
+
+def _check_entropy_source(config: DictConfig) -> None:
+    """Check that the servers can measure what ARPO's rule asks for."""
+    rollout, arpo = config.actor_rollout_ref.rollout, arpo_config(config)
+    if arpo.entropy_source != "topk":
+        return
+    limit = (rollout.engine_kwargs.get("vllm") or {}).get("max_logprobs", VLLM_MAX_LOGPROBS)
+    if 0 <= limit < arpo.entropy_top_k:
+        raise ValueError(
+            f"arpo.entropy_top_k={arpo.entropy_top_k}; expected at most vLLM's max_logprobs={limit}: lower it or set "
+            f"+actor_rollout_ref.rollout.engine_kwargs.vllm.max_logprobs={arpo.entropy_top_k}"
+        )
+    if rollout.disaggregation.enabled:
+        raise ValueError(
+            "actor_rollout_ref.rollout.disaggregation.enabled=True with arpo.entropy_source='topk'; expected "
+            "'surprisal', which verl's own servers answer: set arpo.entropy_source=surprisal"
         )
 
 
@@ -132,8 +174,9 @@ def _check_tools(config: DictConfig) -> None:
             f"the tools of {[path for path in paths.values() if path]} can't be made: {error}; expected a verl "
             f"tool list whose `config` has the tool's own arguments, and every variable that it names set: correct it"
         ) from error
-    for tool in tools:
-        parameter_of(tool)
+    if multi_turn.format == TAG_FORMAT:
+        for tool in tools:
+            parameter_of(tool)
 
 
 def _check_tool_list(path: str) -> None:

@@ -1,10 +1,21 @@
-"""Reads ARPO's settings from a verl configuration."""
+"""Reads ARPO's settings from a verl configuration, and the names that its parts share."""
 
 from omegaconf import DictConfig, OmegaConf
 
 from arpo_verl.config import ArpoConfig
 
 ESTIMATOR = "arpo"
+"""`algorithm.adv_estimator`."""
+TAG_FORMAT = "arpo_tags"
+"""`actor_rollout_ref.rollout.multi_turn.format`."""
+TAG_AGENT = "tag_agent"
+"""`actor_rollout_ref.rollout.agent.default_agent_loop`."""
+ENTROPY_ROLLOUT = "arpo_vllm"
+"""`actor_rollout_ref.rollout.name` of the replica that measures entropies."""
+ENTROPY_REQUEST = "arpo_entropy"
+"""Key of vLLM's `SamplingParams.extra_args`: {tokens, top_k, is_truncated}."""
+ENTROPIES, FINISH_REASON = "arpo_entropies", "arpo_finish_reason"
+"""Keys of verl's `TokenOutput.extra_fields`."""
 
 
 def wants_arpo(config: DictConfig) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 
-from arpo_verl.rollout.tag_syntax import first_call
+from arpo_verl.rollout.tag_syntax import Tags, first_call
 
 DEFAULT_TAGS = ("python", "search")
 
@@ -28,10 +28,10 @@ class TagToolParser(ToolParser):
     ) -> tuple[str, list[FunctionCall]]:
         text = self.tokenizer.decode(responses_ids)
         schemas = {schema.function.name: schema.function for schema in tools or []}
-        found = first_call(text, list(schemas) or DEFAULT_TAGS)
+        found = first_call(text, Tags(list(schemas) or DEFAULT_TAGS))
         if found is None or found[0].error is not None:
             return text, []
         call, end = found
         required = schemas[call.name].parameters.required if call.name in schemas else ["text"]
-        arguments = json.dumps({required[0]: call.text}, ensure_ascii=False)
+        arguments = json.dumps({required[0]: call.arguments}, ensure_ascii=False)
         return text[:end], [FunctionCall(name=call.name, arguments=arguments)]

@@ -2,9 +2,12 @@
 
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from verl.experimental.agent_loop.tool_agent_loop import AgentData
 from verl.tools.base_tool import BaseTool
 from verl.tools.function_tool import FunctionTool, normalize_function_tool_return
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
@@ -13,6 +16,8 @@ from arpo_tools import LocalSearch, PythonInterpreter, Tool, ToolStatus
 from arpo_verl.rollout.protocols import ToolAnswer, ToolCall
 
 logger = logging.getLogger(__name__)
+
+MODEL_ERROR = ToolStatus.MODEL_ERROR.value
 
 
 def _schema(name: str, description: str, parameter: str, parameter_description: str) -> OpenAIFunctionToolSchema:
@@ -66,47 +71,81 @@ class SearchTool(_ArpoTool):
         super().__init__(LocalSearch(**_options(config)), schema)
 
 
+@dataclass(frozen=True)
+class ToolSettings:
+    """What verl's configuration and the dataset row say about tools."""
+
+    prompt: list[dict[str, Any]]
+    """The messages of the prompt."""
+    tools_kwargs: dict[str, Any]
+    """Per-sample `create_kwargs`, by tool name."""
+    limit: int
+    """Characters of a result that the model sees (`multi_turn.max_tool_response_length`)."""
+    truncate_side: str
+    """`left`, `right` or `middle` (`multi_turn.tool_response_truncate_side`)."""
+
+
 class VerlTools:
-    """Calls verl's tools with the text of a tag. A tag has one text, so a tool needs exactly one required parameter."""
+    """The scheduler's `Tools` over verl's: `BaseTool` and function tools."""
 
-    def __init__(
-        self, tools: dict[str, BaseTool | FunctionTool], tools_kwargs: dict[str, Any], limit: int, truncate_side: str
-    ) -> None:
-        """
-        Args:
-            tools: by name, which is also the tag.
-            tools_kwargs: verl's per-sample `create_kwargs`, by tool name.
-            limit: characters of a result that the model sees (`multi_turn.max_tool_response_length`).
-            truncate_side: `left`, `right` or `middle` (`multi_turn.tool_response_truncate_side`).
-        """
+    def __init__(self, tools: dict[str, BaseTool | FunctionTool], settings: ToolSettings) -> None:
         self._tools = tools
-        self._tools_kwargs = tools_kwargs
-        self._limit = limit
-        self._truncate_side = truncate_side
+        self._settings = settings
 
-    async def execute(self, call: ToolCall) -> ToolAnswer:
+    def can_fork(self, name: str) -> bool:
+        """Whether the tool's state, which it keeps in `agent_data.extra_fields`, can be copied for a fork.
+
+        A tool says that it can't by an attribute `can_fork = False`.
+        """
+        return bool(getattr(self._tools.get(name), "can_fork", True))
+
+    async def execute(self, call: ToolCall, state: dict[str, Any], messages: Sequence[dict[str, Any]]) -> ToolAnswer:
         """Execute a call. Whatever the tool raises becomes an answer, as in verl's own `ToolAgentLoop._call_tool`."""
-        tool = self._tools[call.name]
+        tool = self._tools.get(call.name)
+        if tool is None:
+            known = ", ".join(self._tools) or "none"
+            return ToolAnswer(f"Unknown function '{call.name}'. Available tools: {known}", MODEL_ERROR)
+        arguments = {parameter_of(tool): call.arguments} if isinstance(call.arguments, str) else call.arguments
         try:
-            arguments = {parameter_of(tool): call.text}
             if isinstance(tool, FunctionTool):
-                response, _, metrics = normalize_function_tool_return(await tool.call(arguments))
+                response, reward, metrics = normalize_function_tool_return(await tool.call(arguments))
             else:
-                response, metrics = await self._execute_instance(tool, arguments)
+                response, reward, metrics = await self._execute_instance(
+                    tool, arguments, self._agent_data(state, messages)
+                )
         except Exception as error:
-            logger.exception("tool %r failed on %s", call.name, json.dumps(call.text[:200]))
+            logger.exception("tool %r failed on %s", call.name, json.dumps(str(call.arguments)[:200]))
             return ToolAnswer(f"Error executing tool {call.name!r}: {error}", ToolStatus.INFRASTRUCTURE_ERROR.value)
-        text = truncate(response.text or "", self._limit, self._truncate_side)
-        return ToolAnswer(text, str((metrics or {}).get("status", ToolStatus.OK.value)))
+        if response.image or response.video:
+            logger.error("tool %r returned an image or a video; ARPO's rollout shows text alone", call.name)
+            return ToolAnswer("Error: the result is not text.", ToolStatus.INFRASTRUCTURE_ERROR.value)
+        text = truncate(response.text or "", self._settings.limit, self._settings.truncate_side)
+        return ToolAnswer(text, str((metrics or {}).get("status", ToolStatus.OK.value)), reward)
 
-    async def _execute_instance(self, tool: BaseTool, arguments: dict[str, str]) -> tuple[ToolResponse, dict[str, Any]]:
-        create_kwargs = self._tools_kwargs.get(tool.name, {}).get("create_kwargs", {})
+    def _agent_data(self, state: dict[str, Any], messages: Sequence[dict[str, Any]]) -> AgentData:
+        """Return what verl hands to a tool; the tool keeps its own in `extra_fields`, which is the leaf's state."""
+        agent_data = AgentData(
+            messages=[*self._settings.prompt, *messages],
+            image_data=[],
+            video_data=[],
+            audio_data=None,
+            mm_processor_kwargs=None,
+            metrics={},
+            request_id="",
+            tools_kwargs=self._settings.tools_kwargs,
+        )
+        agent_data.extra_fields = state
+        return agent_data
+
+    async def _execute_instance(
+        self, tool: BaseTool, arguments: dict[str, Any], agent_data: AgentData
+    ) -> tuple[ToolResponse, float | None, dict[str, Any]]:
+        create_kwargs = self._settings.tools_kwargs.get(tool.name, {}).get("create_kwargs", {})
         instance_id, _ = await tool.create(create_kwargs=create_kwargs)
         try:
-            response, _, metrics = await tool.execute(instance_id, arguments)
+            return await tool.execute(instance_id, arguments, agent_data=agent_data)
         finally:
             await tool.release(instance_id)
-        return response, metrics
 
 
 def parameter_of(tool: BaseTool | FunctionTool) -> str:

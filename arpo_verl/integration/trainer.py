@@ -7,42 +7,69 @@ have to stay. Each registered class is replaced by a subclass that changes nothi
 from collections import defaultdict
 from typing import Any
 
+import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 
-from arpo_verl.integration.settings import arpo_config, wants_arpo
-from arpo_verl.rollout.metrics import LeafRecord, tree_metrics
+from arpo_verl.algorithms.arpo import PADDING
+from arpo_verl.integration.advantage import TreeTensors, beside, entropy_after_tools
+from arpo_verl.integration.settings import ENTROPY_ROLLOUT, arpo_config, wants_arpo
+from arpo_verl.rollout.metrics import LeafRecord, leaf_columns, tree_metrics
 
 MANAGER = "arpo_verl.integration.worker.ArpoAgentLoopManager"
 
 
 class ArpoTrainer(PPOTrainer):
-    """Chooses the rollout, checks that every prompt has all its leaves, and logs the trees."""
+    """Chooses the rollout, checks that every prompt has all its leaves, hands the trees to the estimator, logs them."""
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         if wants_arpo(config):
             arpo_config(config).roots(config.actor_rollout_ref.rollout.n)
             choose_manager(config)
+            choose_rollout(config)
         super().__init__(config, *args, **kwargs)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         if not wants_arpo(self.config):
             return super()._compute_advantage(batch, metrics)
-        trees = self._trees(batch)
+        records = leaf_records(batch)
+        trees: dict[str, list[LeafRecord]] = defaultdict(list)
+        for key, record in records.items():
+            trees[prompt_of(key)].append(record)
         self._expect_all_leaves(trees)
         metrics.update(tree_metrics(trees))
-        return super()._compute_advantage(batch, metrics)
+        with beside(self._tree_tensors(batch, records, metrics)):
+            return super()._compute_advantage(batch, metrics)
 
-    def _trees(self, batch: KVBatchMeta) -> dict[str, list[LeafRecord]]:
-        keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
-        rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-        trees: dict[str, list[LeafRecord]] = defaultdict(list)
-        for key, extra_fields in zip(keys, list(rows["extra_fields"]), strict=True):
-            uid = key.rsplit("_", 2)[0]
-            trees[uid].append(LeafRecord(**extra_fields["arpo"]))
-        return trees
+    def _tree_tensors(self, batch: KVBatchMeta, records: dict[str, LeafRecord], metrics: dict[str, Any]) -> TreeTensors:
+        """Collect what the estimator needs; log the actor's entropies and rewards that are no numbers."""
+        config = arpo_config(self.config)
+        fields = ["segment_ids", "response_mask", "rm_scores", "entropy"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        is_padding = [tag.get("is_padding", False) for tag in batch.tags]
+        segment_ids = [
+            # verl's padding rows are copies of a leaf with a response of one token (`padding_utils.py`).
+            torch.full_like(mask, PADDING) if padding else ids
+            for ids, mask, padding in zip(
+                data["segment_ids"].unbind(), data["response_mask"].unbind(), is_padding, strict=True
+            )
+        ]
+        if "entropy" in data:  # the actor has none in bypass mode
+            entropy, mask = data["entropy"].to_padded_tensor(0.0), data["response_mask"].to_padded_tensor(0)
+            metrics.update(entropy_after_tools(entropy, mask, config.probe_tokens))
+        has_no_reward = ~torch.stack([scores.sum() for scores in data["rm_scores"].unbind()]).isfinite()
+        metrics["arpo/bad_reward_fraction"] = float(has_no_reward.float().mean())
+        is_excluded = has_no_reward | torch.tensor(
+            [padding or records[key].is_excluded for key, padding in zip(batch.keys, is_padding, strict=True)]
+        )
+        if bool(is_excluded.all()):
+            raise RuntimeError(
+                f"all {len(batch.keys)} leaves are left out (arpo.exclude={list(config.exclude)}, or their rewards are "
+                f"no numbers); expected one to train on: look at the rollout's stop reasons, or exclude less"
+            )
+        return TreeTensors(config.advantage, segment_ids, is_excluded)
 
     def _expect_all_leaves(self, trees: dict[str, list[LeafRecord]]) -> None:
         """A prompt whose rollout failed stays sampleable in verl's sync mode; training on its rest would be biased."""
@@ -55,6 +82,31 @@ class ArpoTrainer(PPOTrainer):
                 f"got {len(trees)} of {prompts} prompts, leaves missing in {short or 'none of them'}; expected every "
                 f"leaf of every prompt: the cause is in the log above, at 'the rollout of prompt'"
             )
+
+    def _dump_generations(self, *args: Any, **kwargs: Any) -> None:
+        """Add each leaf's place in its tree to the rollout's JSONL (`trainer.rollout_data_dir`)."""
+        columns = kwargs.get("reward_extra_infos_dict", {})
+        if wants_arpo(self.config) and "uid" in columns:  # verl's `_log_rollout_data`; validation has no keys
+            columns.update(leaf_columns(read_extra_fields(columns["uid"], "train")))
+        super()._dump_generations(*args, **kwargs)
+
+
+def prompt_of(key: str) -> str:
+    """Return the prompt's id in a row's key, `{uid}_{session}_{index}`."""
+    return key.rsplit("_", 2)[0]
+
+
+def read_extra_fields(keys: list[str], partition_id: str) -> list[dict[str, Any]]:
+    """Fetch what the worker has written beside the tensors of each row."""
+    rows = tq.kv_batch_get(keys=keys, partition_id=partition_id, select_fields=["extra_fields"])
+    return list(rows["extra_fields"])
+
+
+def leaf_records(batch: KVBatchMeta) -> dict[str, LeafRecord]:
+    """Fetch the record of each leaf of a batch, by key; padding rows have none."""
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    rows = read_extra_fields(keys, batch.partition_id)
+    return {key: LeafRecord(**extra_fields["arpo"]) for key, extra_fields in zip(keys, rows, strict=True)}
 
 
 def choose_manager(config: DictConfig) -> None:
@@ -72,6 +124,13 @@ def choose_manager(config: DictConfig) -> None:
         )
     with open_dict(config):
         agent.agent_loop_manager_class = MANAGER
+
+
+def choose_rollout(config: DictConfig) -> None:
+    """Take the replica that measures entropies in place of verl's vLLM where they are wanted."""
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.name == "vllm" and arpo_config(config).entropy_source == "topk":
+        rollout.name = ENTROPY_ROLLOUT
 
 
 def register_arpo_trainers() -> None:

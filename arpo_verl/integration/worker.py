@@ -4,6 +4,8 @@ The tree belongs in the worker's `_run_prompt`: that is where the number of leav
 become a row of its own there, because verl scores a list of outputs on its last item only.
 """
 
+import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -14,8 +16,10 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, DictConfigW
 from verl.trainer.ppo.v1 import AgentLoopManagerTQ
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ, apply_greedy_sampling_params
 
-from arpo_verl.integration.agent_loop import TagAgentLoop, TreeRequest
+from arpo_verl.integration.agent_loop import TreeAgentLoop, TreeRequest
+from arpo_verl.integration.engine import recording
 from arpo_verl.integration.settings import arpo_config
+from arpo_verl.rollout.scheduler import NO_LIMIT
 from arpo_verl.rollout.tree import Leaf
 
 logger = logging.getLogger(__name__)
@@ -26,6 +30,13 @@ _StockWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
     """verl's worker with one method replaced: the sessions of a prompt are the leaves of one tree."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arpo = arpo_config(self.config)
+        self._client = recording(self.llm_client)
+        self._request_slot = _slot(self._arpo.max_requests_in_flight)
+        self._call_slot = _slot(self._arpo.max_tool_calls_in_flight)
 
     async def _run_prompt(
         self, prompt: dict[str, Any], sampling_params: dict[str, Any], trajectory: dict[str, Any], trace: bool = False
@@ -52,7 +63,6 @@ class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
         if not prompt.pop("__do_sample__", True) and not validate:
             apply_greedy_sampling_params(sampling_params)
         prompt.pop("agent_name", None)
-        config = arpo_config(self.config)
 
         async def publish(leaf: Leaf, output: AgentLoopOutput) -> None:
             segment_ids = torch.tensor(leaf.segment_ids or [-1])
@@ -62,15 +72,17 @@ class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
 
         request = TreeRequest(
             leaves=leaves,
-            roots=leaves if validate else config.roots(leaves),
-            seed=f"{config.seed}/{trajectory['step']}/{trajectory['sample_index']}",
+            roots=leaves if validate else self._arpo.roots(leaves),
+            seed=f"{self._arpo.seed}/{trajectory['step']}/{trajectory['sample_index']}",
+            request_slot=self._request_slot,
+            call_slot=self._call_slot,
         )
         await self._agent_loop().grow_tree(sampling_params, request, publish, prompt)
 
-    def _agent_loop(self) -> TagAgentLoop:
-        return TagAgentLoop(
+    def _agent_loop(self) -> TreeAgentLoop:
+        return TreeAgentLoop(
             trainer_config=DictConfigWrap(self.config),
-            server_manager=self.llm_client,
+            server_manager=self._client,
             tokenizer=self.tokenizer,
             processor=self.processor,
             hf_model_type=self.hf_model_type,
@@ -78,6 +90,10 @@ class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
             data_config=DictConfigWrap(self.config.data),
             tools=ToolListWrap(self.tools),
         )
+
+
+def _slot(at_most: int | None) -> contextlib.AbstractAsyncContextManager[Any]:
+    return NO_LIMIT if at_most is None else asyncio.Semaphore(at_most)
 
 
 class ArpoAgentLoopManager(AgentLoopManagerTQ):

@@ -2,10 +2,11 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from arpo_verl.config.arpo_config import Fault
 from arpo_verl.rollout.tree import Leaf, StopReason
 
 
@@ -22,17 +23,23 @@ class LeafRecord:
     is_top_up: bool
     stop_reason: str
     is_result_cut: bool
-    segments: list[tuple[int, int]]
-    """(segment id, tokens) of each segment."""
+    is_excluded: bool
+    """Left out of the loss and of its group's statistics (`arpo.exclude`)."""
+    segments: list[tuple[int, int, bool]]
+    """(segment id, tokens, whether they were sampled) of each segment."""
     calls: list[tuple[int, str, str, float]]
     """(segment id, tool, status, latency in seconds) of each call, those of the prefix included."""
     entropy_initial: float | None
-    """Mean of H_initial in nats; None where the engine gave no log-probabilities."""
+    """Mean of H_initial in nats; None where it was not measured."""
     decisions: list[tuple[float, float, float, int]]
     """(mean entropy, ΔH, P_t, forks) at each of this leaf's own fork points."""
+    weight_versions: tuple[int, int] | None
+    """First and last version of the weights that sampled the leaf."""
+    requested_tokens: int
+    cached_tokens: int
 
     @classmethod
-    def of(cls, leaf: Leaf, leaves: int) -> "LeafRecord":
+    def of(cls, leaf: Leaf, leaves: int, exclude: Collection[Fault] = ()) -> "LeafRecord":
         """Return the record of a finished leaf of a tree of `leaves`."""
         assert leaf.stop_reason is not None, f"leaf {leaf.path} is still alive"
         return cls(
@@ -44,25 +51,33 @@ class LeafRecord:
             is_top_up=leaf.is_top_up,
             stop_reason=leaf.stop_reason.value,
             is_result_cut=leaf.is_result_cut,
-            segments=[(segment.id, len(segment.token_ids)) for segment in leaf.segments],
+            is_excluded=bool(leaf.faults & set(exclude)),
+            segments=[(segment.id, len(segment.token_ids), segment.is_sampled) for segment in leaf.segments],
             calls=[
-                (segment.id, segment.tool.name, segment.tool.status, segment.tool.latency_seconds)
+                (segment.id, call.name, call.status, call.latency_seconds)
                 for segment in leaf.segments
-                if segment.tool is not None
+                for call in segment.calls
             ],
             entropy_initial=statistics.fmean(leaf.initial_entropies) if leaf.initial_entropies else None,
             decisions=[
                 (decision.entropy, decision.entropy_change, decision.branch_score, decision.forks)
                 for decision in leaf.decisions
             ],
+            weight_versions=leaf.weight_versions,
+            requested_tokens=leaf.requested_tokens,
+            cached_tokens=leaf.cached_tokens,
         )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def tree_metrics(trees: Mapping[str, Sequence[LeafRecord]]) -> dict[str, float]:
-    """Return the metrics of a step's trees, one list of leaves a prompt. A call of a shared prefix counts once."""
+Trees = Mapping[str, Sequence[LeafRecord]]
+"""The leaves of each prompt."""
+
+
+def tree_metrics(trees: Trees) -> dict[str, float]:
+    """Return the metrics of a step's trees, one list of leaves a prompt. What leaves share counts once."""
     leaves = [leaf for tree in trees.values() for leaf in tree]
     sizes = [len(tree) for tree in trees.values()]
     metrics = {
@@ -71,21 +86,33 @@ def tree_metrics(trees: Mapping[str, Sequence[LeafRecord]]) -> dict[str, float]:
         "arpo/leaves/max": max(sizes),
         "arpo/branches_per_prompt": sum(leaf.parent is not None for leaf in leaves) / len(trees),
         "arpo/top_ups_per_prompt": sum(leaf.is_top_up for leaf in leaves) / len(trees),
-        "arpo/shared_token_fraction": _shared_token_fraction(trees),
-        "arpo/result_cut_fraction": sum(leaf.is_result_cut for leaf in leaves) / len(leaves),
+        "arpo/result_cut_fraction": _fraction(leaf.is_result_cut for leaf in leaves),
+        "arpo/excluded_fraction": _fraction(leaf.is_excluded for leaf in leaves),
+        "arpo/mixed_weights_fraction": _fraction(
+            leaf.weight_versions is not None and leaf.weight_versions[0] != leaf.weight_versions[1] for leaf in leaves
+        ),
     }
     for reason in StopReason:
-        metrics[f"stop/{reason.value}"] = sum(leaf.stop_reason == reason.value for leaf in leaves) / len(leaves)
-    return metrics | _entropy_metrics(leaves) | _tool_metrics(trees)
+        metrics[f"stop/{reason.value}"] = _fraction(leaf.stop_reason == reason.value for leaf in leaves)
+    return metrics | _token_metrics(trees) | _entropy_metrics(leaves) | _tool_metrics(trees)
 
 
-def _shared_token_fraction(trees: Mapping[str, Sequence[LeafRecord]]) -> float:
-    """Return the share of the leaves' tokens that was generated for another leaf already."""
-    total = sum(tokens for tree in trees.values() for leaf in tree for _, tokens in leaf.segments)
-    distinct = sum(
-        sum({segment: tokens for leaf in tree for segment, tokens in leaf.segments}.values()) for tree in trees.values()
-    )
-    return 1 - distinct / total if total else 0.0
+def _fraction(truths: Iterable[bool]) -> float:
+    return statistics.fmean(map(float, truths))
+
+
+def _token_metrics(trees: Trees) -> dict[str, float]:
+    total = sum(tokens for tree in trees.values() for leaf in tree for _, tokens, _ in leaf.segments)
+    distinct = [
+        segment for tree in trees.values() for segment in {segment for leaf in tree for segment in leaf.segments}
+    ]
+    requested = sum(leaf.requested_tokens for tree in trees.values() for leaf in tree)
+    cached = sum(leaf.cached_tokens for tree in trees.values() for leaf in tree)
+    return {
+        "arpo/generated_tokens": sum(tokens for _, tokens, is_sampled in distinct if is_sampled),
+        "arpo/shared_token_fraction": 1 - sum(tokens for _, tokens, _ in distinct) / total if total else 0.0,
+        "arpo/prefix_cache_hit_fraction": cached / requested if requested else 0.0,
+    }
 
 
 def _entropy_metrics(leaves: Sequence[LeafRecord]) -> dict[str, float]:
@@ -99,16 +126,36 @@ def _entropy_metrics(leaves: Sequence[LeafRecord]) -> dict[str, float]:
     return metrics
 
 
-def _tool_metrics(trees: Mapping[str, Sequence[LeafRecord]]) -> dict[str, float]:
-    calls = [
-        call for tree in trees.values() for call in {call[0]: call for leaf in tree for call in leaf.calls}.values()
-    ]
+def leaf_columns(extra_fields: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return what the rollout's JSONL says about each leaf, a list a column.
+
+    Args:
+        extra_fields: of each row: `arpo`, a `LeafRecord` as a dictionary, and verl's `reward_extra_info`.
+    """
+    records = [fields["arpo"] for fields in extra_fields]
+    columns = {f"arpo_{name}": [record[name] for record in records] for name in records[0]} if records else {}
+    return columns | {"reward_parts": [fields.get("reward_extra_info", {}) for fields in extra_fields]}
+
+
+def _tool_metrics(trees: Trees) -> dict[str, float]:
+    calls = [call for tree in trees.values() for call in _distinct_calls(tree)]
     metrics: dict[str, float] = {"tools/calls": len(calls)}
-    for name in sorted({name for _, name, _, _ in calls}):
-        latencies = sorted(latency for _, tool, _, latency in calls if tool == name)
+    for name in sorted({name for name, _, _ in calls}):
+        latencies = sorted(latency for tool, _, latency in calls if tool == name)
         metrics[f"tools/{name}/calls"] = len(latencies)
         metrics[f"tools/{name}/latency_s/p50"] = latencies[len(latencies) // 2]
         metrics[f"tools/{name}/latency_s/p95"] = latencies[len(latencies) * 95 // 100]
-        for status, count in Counter(status for _, tool, status, _ in calls if tool == name).items():
+        for status, count in Counter(status for tool, status, _ in calls if tool == name).items():
             metrics[f"tools/{name}/status/{status}"] = count
     return metrics
+
+
+def _distinct_calls(tree: Sequence[LeafRecord]) -> list[tuple[str, str, float]]:
+    """Return (tool, status, latency) of each executed call; a call of a shared prefix is in several leaves."""
+    by_segment: dict[int, list[tuple[str, str, float]]] = {}
+    for leaf in tree:
+        of_leaf: dict[int, list[tuple[str, str, float]]] = {}
+        for segment, tool, status, latency in leaf.calls:
+            of_leaf.setdefault(segment, []).append((tool, status, latency))
+        by_segment |= of_leaf
+    return [call for calls in by_segment.values() for call in calls]

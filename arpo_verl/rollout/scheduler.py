@@ -1,28 +1,35 @@
-"""ARPO's rollout of one prompt (arXiv 2507.19849, algorithm 1), as asyncio tasks, one a living leaf.
+"""ARPO's rollout of one prompt (arXiv 2507.19849, algorithm 1).
 
-N roots start from the prompt. After a tool result the first k sampled tokens are read before the rest of the turn is
-asked for; their entropy, against that of the root's first k tokens, decides whether new leaves fork at the end of the
-result. A fork starts at that moment; nothing waits for the slowest generation or the slowest tool. When the living
-leaves can no longer bring the leaves still missing, the difference starts from the prompt at once. Exactly n leaves
-come out; none is duplicated, none dropped.
+N roots start from the prompt. After a tool result the entropy of the first k sampled tokens, against that of the
+root's first k tokens, decides whether new leaves fork at the end of the result. When the living leaves can no longer
+bring the leaves still missing, the difference starts from the prompt at once. Exactly n leaves come out; none is
+duplicated, none dropped.
 
-Differences from the released code: k fresh tokens are watched after the result (there: the tokens before it);
-H_initial belongs to the leaf's own root (there: to a batch position, for ever); top-ups start when they have become
-certain and all together (there: one a round, and at last a copy).
+Two schedules take the same steps. `async` runs one asyncio task a leaf: a fork starts at the moment that its parent's
+probe is read, and nothing waits for the slowest generation or the slowest tool. `lockstep` advances all leaves of the
+prompt in rounds and decides in order of their numbers, so that the same seed gives the same tree.
+
+Differences from the released code: k fresh tokens are watched after the result (there, and under `rule=reference`: the
+tokens of the step before it); H_initial belongs to the leaf's own root (there: to a batch position, for ever); top-ups
+start when they have become certain and all together (there: one a round, and at last a copy).
 """
 
-import asyncio
-import itertools
+import contextlib
+import hashlib
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from arpo_verl.branching import branch_score, certain_top_ups, draw_forks, possible_forks
 from arpo_verl.config import ArpoConfig
-from arpo_verl.entropy import entropy_change, surprisals
-from arpo_verl.rollout.protocols import CallSyntax, Engine, Generation, ToolAnswer, ToolCall, Tools
+from arpo_verl.entropy import entropy_change, reference_entropy_change, surprisals
+from arpo_verl.rollout.protocols import CallSyntax, Engine, Generation, Request, ToolAnswer, ToolCall, Tools, Turn
+from arpo_verl.rollout.tasks import Tasks
 from arpo_verl.rollout.tree import Decision, Leaf, Segment, StopReason, ToolRecord
+
+NO_LIMIT: contextlib.AbstractAsyncContextManager[Any] = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,10 @@ class RolloutSettings:
     vocabulary_size: int
     seed: str
     """Seeds every draw of this prompt together with the leaf's path: same seed, same draws at the same node."""
+    max_tool_turns: int | None = None
+    """Turns of one leaf that may call tools; None is no limit beside `arpo.max_tool_calls`."""
+    max_parallel_calls: int = 1
+    """Calls that one turn may make; the rest is not executed."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,23 @@ class Surroundings:
     engine: Engine
     tools: Tools
     syntax: CallSyntax
-    on_leaf: Callable[[Leaf], Awaitable[None]]
+    on_leaf: Callable[[Leaf], Coroutine[Any, Any, None]]
     """Called once for each finished leaf, while others still grow."""
+    request_slot: contextlib.AbstractAsyncContextManager[Any] = NO_LIMIT
+    """Held during a generation request: a semaphore bounds those in flight."""
+    call_slot: contextlib.AbstractAsyncContextManager[Any] = NO_LIMIT
+    """Held during a tool call."""
+
+
+@dataclass(frozen=True)
+class TurnStart:
+    """The first part of a turn."""
+
+    generation: Generation
+    rest: int
+    """Tokens that may still be asked for; 0 where the turn is complete."""
+    is_watched: bool
+    """The entropies of its first tokens were asked for."""
 
 
 class PromptRollout:
@@ -66,15 +92,11 @@ class PromptRollout:
         self._settings = settings
         self._config = config
         self._world = surroundings
-        self._segment_ids = itertools.count()
+        self._is_lockstep = config.schedule == "lockstep"
         self._created = 0
         self._roots = 0
         self._living: dict[int, Leaf] = {}
-        self._undecided: set[int] = set()
-        """Leaves that count a call whose fork point has not been decided about."""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-        self._is_closed = False
+        self._tasks = Tasks()
 
     async def run(self) -> None:
         """Grow all leaves and hand each to `on_leaf`.
@@ -87,19 +109,9 @@ class PromptRollout:
             for _ in range(self._settings.roots):
                 self._start_root(is_top_up=False)
             self._top_up()
-            while self._tasks:
-                task = await self._ended.get()
-                self._tasks.discard(task)
-                if task.cancelled():
-                    # Passed on as it is, it would look as if somebody had cancelled the whole rollout.
-                    raise RuntimeError("a tool or the engine raised CancelledError; expected an answer or an error")
-                task.result()
+            await (self._grow_in_rounds() if self._is_lockstep else self._tasks.join())
         finally:
-            self._is_closed = True
-            while self._tasks:
-                for task in self._tasks:
-                    task.cancel()
-                _, self._tasks = await asyncio.wait(self._tasks)
+            await self._tasks.close()
 
     @property
     def _missing(self) -> int:
@@ -112,13 +124,10 @@ class PromptRollout:
         self._start(Leaf(number=self._created, path=path, request_id=request_id, is_top_up=is_top_up))
 
     def _start(self, leaf: Leaf) -> None:
-        if self._is_closed:
-            return
         self._created += 1
         self._living[leaf.number] = leaf
-        task = asyncio.create_task(self._grow(leaf))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended.put_nowait)
+        if not self._is_lockstep:
+            self._tasks.start(self._grow(leaf))
 
     def _top_up(self) -> None:
         """Start from the prompt the leaves that forks can no longer bring."""
@@ -130,111 +139,233 @@ class PromptRollout:
             self._start_root(is_top_up=True)
 
     def _decisions_left(self, leaf: Leaf) -> int:
-        return self._config.max_tool_calls - leaf.tool_calls + (leaf.number in self._undecided)
+        return self._turns_left(leaf) + leaf.is_at_fork_point if leaf.is_forkable else 0
+
+    def _turns_left(self, leaf: Leaf) -> int:
+        """Turns in which the leaf may still call tools."""
+        calls, limit = self._config.max_tool_calls - leaf.tool_calls, self._settings.max_tool_turns
+        return max(0, calls if limit is None else min(calls, limit - leaf.tool_turns))
 
     async def _grow(self, leaf: Leaf) -> None:
+        """The `async` schedule of one leaf."""
         while leaf.stop_reason is None:
-            await self._take_turn(leaf)
-        del self._living[leaf.number]
-        self._undecided.discard(leaf.number)
-        self._top_up()
+            self._decide_by_last_step(leaf)
+            start = await self._begin_turn(leaf)
+            self._read_entropies(leaf, start)
+            await self._end_turn(leaf, start)
+            if leaf.stop_reason is not None:
+                del self._living[leaf.number]
+            self._top_up()
         await self._world.on_leaf(leaf)
 
-    async def _take_turn(self, leaf: Leaf) -> None:
-        """Let the model write until it calls a tool or ends, then answer the call."""
-        turn = await self._generate(leaf)
-        leaf.engine_versions = turn.weight_versions
-        found = self._world.syntax.find_call(turn.token_ids)
-        used = len(turn.token_ids) if found is None else found[1]
-        if used:
-            segment = Segment(
-                id=next(self._segment_ids),
-                token_ids=turn.token_ids[:used],
-                is_sampled=True,
-                logprobs=turn.logprobs[:used],
-                weight_versions=turn.weight_versions,
-            )
-            leaf.segments.append(segment)
-        if found is None:
-            leaf.stop_reason = self._why_it_ended(leaf, turn)
-        elif leaf.tool_calls >= self._config.max_tool_calls:
-            leaf.stop_reason = StopReason.TOOL_LIMIT
-        else:
-            await self._answer(leaf, found[0])
+    async def _grow_in_rounds(self) -> None:
+        """The `lockstep` schedule of all leaves. Leaves that are created in a round begin with the next one."""
+        while self._living:
+            for leaf in list(self._living.values()):
+                self._decide_by_last_step(leaf)
+            leaves = list(self._living.values())
+            starts = await self._all(self._begin_turn(leaf) for leaf in leaves)
+            for leaf, start in zip(leaves, starts, strict=True):
+                self._read_entropies(leaf, start)
+            await self._all(self._end_turn(leaf, start) for leaf, start in zip(leaves, starts, strict=True))
+            ended = [leaf for leaf in leaves if leaf.stop_reason is not None]
+            for leaf in ended:
+                del self._living[leaf.number]
+            self._top_up()
+            await self._all(self._world.on_leaf(leaf) for leaf in ended)
 
-    async def _generate(self, leaf: Leaf) -> Generation:
-        """Sample one turn. At an open fork point the first k tokens come first, and the branching decision with
-        them."""
-        context = self._settings.prompt_ids + leaf.token_ids
+    async def _all(self, steps: Iterable[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """Take steps at the same time and return their results in order."""
+        tasks = [self._tasks.start(step) for step in steps]
+        await self._tasks.join()
+        return [task.result() for task in tasks if task is not None]
+
+    async def _begin_turn(self, leaf: Leaf) -> TurnStart:
+        """Sample the first k tokens of a turn where branching hangs on them, else the whole turn."""
         room = self._room(leaf)
-        is_probe = leaf.number in self._undecided and self._missing > 0
+        is_probe = self._config.branch_timing == "probe" and self._is_open(leaf)
         asked = min(self._config.probe_tokens, room) if is_probe else room
-        turn = await self._world.engine.generate(context, asked, leaf.request_id)
-        self._read_entropies(leaf, turn.logprobs)
-        if len(turn.token_ids) < asked or asked == room or self._has_ended(turn.token_ids):
-            return turn
-        rest = await self._world.engine.generate(context + turn.token_ids, room - asked, leaf.request_id)
-        return _join(turn, rest)
+        is_watched = self._is_watched(leaf)
+        generation = await self._ask(leaf, [], asked, self._config.probe_tokens if is_watched else 0)
+        is_short = len(generation.token_ids) < asked
+        is_over = asked == room or is_short or await self._world.syntax.is_over(generation.token_ids)
+        return TurnStart(generation, 0 if is_over else room - asked, is_watched)
 
-    def _has_ended(self, turn: list[int]) -> bool:
-        return self._world.syntax.ends_answer(turn[-1]) or self._world.syntax.find_call(turn) is not None
+    def _is_open(self, leaf: Leaf) -> bool:
+        """Whether the next tokens decide about branching."""
+        return leaf.is_at_fork_point and leaf.is_forkable and self._missing > 0 and self._config.rule != "reference"
+
+    def _is_watched(self, leaf: Leaf) -> bool:
+        if self._settings.roots == self._settings.leaves:
+            return False
+        is_first = leaf.initial_entropies is None
+        return is_first or self._is_open(leaf) or self._config.rule == "reference"
+
+    async def _ask(self, leaf: Leaf, begun: list[int], max_tokens: int, entropy_tokens: int = 0) -> Generation:
+        """Send one request; `begun` is what the turn has so far."""
+        request = Request(
+            token_ids=self._settings.prompt_ids + leaf.token_ids + begun,
+            max_tokens=max_tokens,
+            request_id=leaf.request_id,
+            entropy_tokens=entropy_tokens if self._config.entropy_source == "topk" else 0,
+            seed=self._sampling_seed(leaf) if self._is_lockstep else None,
+        )
+        leaf.requests += 1
+        leaf.requested_tokens += len(request.token_ids)
+        async with self._world.request_slot:
+            generation = await self._world.engine.generate(request)
+        leaf.cached_tokens += generation.cached_tokens or 0
+        return generation
+
+    def _sampling_seed(self, leaf: Leaf) -> int:
+        """Return a seed of 31 bits for the leaf's next request, the same in every process."""
+        name = f"{self._settings.seed}/{leaf.path}/{leaf.requests}"
+        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
 
     def _room(self, leaf: Leaf) -> int:
         return self._settings.max_response_tokens - leaf.length
 
-    def _why_it_ended(self, leaf: Leaf, turn: Generation) -> StopReason:
-        if turn.is_interrupted:
-            return StopReason.INTERRUPTED
-        if not turn.token_ids:
-            return StopReason.EMPTY
-        if self._world.syntax.ends_answer(turn.token_ids[-1]):
-            return StopReason.COMPLETED
-        return StopReason.LENGTH if self._room(leaf) == 0 else StopReason.INTERRUPTED
+    def _read_entropies(self, leaf: Leaf, start: TurnStart) -> None:
+        """Keep a leaf's first entropies as H_initial; at a fork point, decide about branching."""
+        if not start.is_watched:
+            return
+        leaf.step_entropies = self._entropies(start.generation)
+        if leaf.initial_entropies is None:
+            leaf.initial_entropies = leaf.step_entropies
+        elif leaf.is_at_fork_point and leaf.step_entropies and self._config.rule != "reference":
+            change = entropy_change(leaf.step_entropies, leaf.initial_entropies, self._settings.vocabulary_size)
+            self._decide(leaf, change)
 
-    def _read_entropies(self, leaf: Leaf, logprobs: list[float]) -> None:
-        """Keep a root's first entropies as H_initial; at a fork point, decide about branching."""
-        entropies = surprisals(logprobs[: self._config.probe_tokens])
-        if not leaf.segments:
-            leaf.initial_entropies = entropies
-        elif leaf.number in self._undecided and entropies:
-            self._decide(leaf, entropies)
+    def _entropies(self, generation: Generation) -> list[float]:
+        if self._config.entropy_source == "surprisal":
+            return surprisals(generation.logprobs[: self._config.probe_tokens])
+        expected = min(self._config.probe_tokens, len(generation.token_ids))
+        if generation.entropies is None or len(generation.entropies) < expected:
+            raise RuntimeError(
+                f"the inference server returned the entropies {generation.entropies}; expected {expected} of them: set "
+                f"arpo.entropy_source=surprisal, which works with any server"
+            )
+        return generation.entropies[:expected]
 
-    def _decide(self, leaf: Leaf, entropies: list[float]) -> None:
+    def _decide_by_last_step(self, leaf: Leaf) -> None:
+        """Decide as the released code does, by the entropies of the step that ended in the call."""
+        if self._config.rule == "reference" and leaf.is_at_fork_point and self._missing > 0:
+            initial = leaf.initial_entropies or []
+            change = reference_entropy_change(leaf.step_entropies, initial, self._settings.vocabulary_size)
+            self._decide(leaf, change)
+
+    def _decide(self, leaf: Leaf, change: float) -> None:
         """Fork at the end of the tool result, within the budget."""
-        config = self._config
-        change = entropy_change(entropies, leaf.initial_entropies, self._settings.vocabulary_size)
+        config, entropies = self._config, leaf.step_entropies
         score = branch_score(change, config.base_probability, config.entropy_weight)
         node = f"{leaf.path}.{leaf.tool_calls}"
         generator = random.Random(f"{self._settings.seed}/{node}")
-        forks = draw_forks(score, config.rule, config.branch_threshold, config.branch_factor - 1, generator)
-        forks = min(forks, self._missing)
+        candidates = config.branch_factor - 1 if leaf.is_forkable else 0
+        forks = min(draw_forks(score, config.rule, config.branch_threshold, candidates, generator), self._missing)
         for fork in range(forks):
-            self._start(leaf.fork(self._created, path=f"{node}.{fork}", fork_point=len(leaf.segments)))
-        leaf.decisions.append(Decision(sum(entropies) / len(entropies), change, score, forks))
-        self._undecided.discard(leaf.number)
+            branch = leaf.fork(self._created, path=f"{node}.{fork}")
+            if config.rule == "reference":
+                branch.initial_entropies = None
+            self._start(branch)
+        mean = sum(entropies) / len(entropies) if entropies else 0.0
+        leaf.decisions.append(Decision(mean, change, score, forks))
+        leaf.is_at_fork_point = False
         self._top_up()
 
-    async def _answer(self, leaf: Leaf, call: ToolCall) -> None:
-        """Execute a call and append its result, cut to what the budget leaves."""
-        leaf.tool_calls += 1
-        self._undecided.add(leaf.number)
-        start = time.monotonic()
-        answer = ToolAnswer(call.error, "model_error") if call.error else await self._world.tools.execute(call)
-        latency = time.monotonic() - start
-        token_ids = self._world.syntax.encode_result(answer.text)
-        room = self._room(leaf)
-        leaf.is_result_cut = leaf.is_result_cut or len(token_ids) > room
-        token_ids = token_ids[:room]
-        segment = Segment(
-            id=next(self._segment_ids),
-            token_ids=token_ids,
-            is_sampled=False,
-            logprobs=[0.0] * len(token_ids),
-            tool=ToolRecord(call.name, answer.status, latency),
-        )
-        leaf.segments.append(segment)
-        if len(token_ids) == room:
+    async def _end_turn(self, leaf: Leaf, start: TurnStart) -> None:
+        """Sample the rest of a turn, keep it, and answer its calls."""
+        generation = start.generation
+        if start.rest:
+            generation = _join(generation, await self._ask(leaf, generation.token_ids, start.rest))
+        leaf.engine_versions = generation.weight_versions
+        turn = await self._world.syntax.read_turn(generation.token_ids) if generation.token_ids else Turn([], 0)
+        if turn.used:
+            sampled = _first_tokens(generation, turn.used)
+            self._append(leaf, sampled.token_ids, sampled.logprobs, weight_versions=sampled.weight_versions)
+        if turn.message is not None:
+            leaf.messages.append(turn.message)
+        if not turn.calls:
+            leaf.stop_reason = self._why_it_ended(leaf, generation)
+        elif self._room(leaf) == 0:
             leaf.stop_reason = StopReason.LENGTH
+        elif not self._turns_left(leaf):
+            leaf.stop_reason = StopReason.TOOL_LIMIT
+        else:
+            await self._answer(leaf, turn.calls)
+
+    def _append(
+        self,
+        leaf: Leaf,
+        token_ids: list[int],
+        logprobs: list[float] | None = None,
+        weight_versions: tuple[int, int] | None = None,
+        calls: tuple[ToolRecord, ...] = (),
+    ) -> None:
+        """Append a segment; without log-probabilities it is a tool result."""
+        is_sampled = logprobs is not None
+        segment = Segment(
+            # Unique without a common counter, which would make the ids depend on the order of arrival.
+            id=leaf.number + self._settings.leaves * leaf.own_segments,
+            token_ids=token_ids,
+            is_sampled=is_sampled,
+            logprobs=logprobs if logprobs is not None else [0.0] * len(token_ids),
+            weight_versions=weight_versions,
+            calls=calls,
+        )
+        leaf.own_segments += 1
+        leaf.segments.append(segment)
+
+    def _why_it_ended(self, leaf: Leaf, generation: Generation) -> StopReason:
+        if generation.is_interrupted:
+            return StopReason.INTERRUPTED
+        if not generation.token_ids:
+            return StopReason.EMPTY
+        if self._world.syntax.ends_answer(generation.token_ids[-1]):
+            return StopReason.COMPLETED
+        is_at_limit = generation.is_at_limit or self._room(leaf) == 0
+        return StopReason.LENGTH if is_at_limit else StopReason.INTERRUPTED
+
+    async def _answer(self, leaf: Leaf, asked: list[ToolCall]) -> None:
+        """Execute the calls of a turn and append their results, cut to what the budget leaves."""
+        calls = asked[: min(self._settings.max_parallel_calls, self._config.max_tool_calls - leaf.tool_calls)]
+        leaf.tool_calls += len(calls)
+        leaf.tool_turns += 1
+        leaf.is_at_fork_point = True
+        leaf.is_forkable = leaf.is_forkable and all(self._world.tools.can_fork(call.name) for call in calls)
+        answers, records = await self._execute(leaf, calls)
+        context = self._settings.prompt_ids + leaf.token_ids
+        rendered = await self._world.syntax.render_results(context, leaf.messages, answers)
+        leaf.messages.extend(rendered.messages)
+        leaf.drop_last(rendered.removed)
+        room = self._room(leaf)
+        leaf.is_result_cut = leaf.is_result_cut or len(rendered.token_ids) > room
+        self._append(leaf, rendered.token_ids[:room], calls=tuple(records))
+        if len(rendered.token_ids) >= room:
+            leaf.stop_reason = StopReason.LENGTH
+
+    async def _execute(self, leaf: Leaf, calls: list[ToolCall]) -> tuple[list[ToolAnswer], list[ToolRecord]]:
+        """Execute calls at the same time."""
+        tasks = Tasks()
+        try:
+            running = [tasks.start(self._call(leaf, call)) for call in calls]
+            await tasks.join()
+        finally:
+            await tasks.close()
+        results = [task.result() for task in running if task is not None]
+        return [answer for answer, _ in results], [record for _, record in results]
+
+    async def _call(self, leaf: Leaf, call: ToolCall) -> tuple[ToolAnswer, ToolRecord]:
+        async with self._world.call_slot:
+            start = time.monotonic()
+            if call.error is not None:
+                answer = ToolAnswer(call.error, "model_error")
+            else:
+                answer = await self._world.tools.execute(call, leaf.tool_state, leaf.messages)
+            return answer, ToolRecord(call.name, answer.status, time.monotonic() - start, answer.reward)
+
+
+def _first_tokens(generation: Generation, tokens: int) -> Generation:
+    return replace(generation, token_ids=generation.token_ids[:tokens], logprobs=generation.logprobs[:tokens])
 
 
 def _join(first: Generation, second: Generation) -> Generation:
@@ -244,4 +375,5 @@ def _join(first: Generation, second: Generation) -> Generation:
         logprobs=first.logprobs + second.logprobs,
         weight_versions=(min(low for low, _ in versions), max(high for _, high in versions)) if versions else None,
         is_interrupted=second.is_interrupted,
+        is_at_limit=second.is_at_limit,
     )

@@ -1,5 +1,5 @@
 """The paper's call syntax: `<python>code</python>`, `<search>query</search>`, and ` <result>\\n...\\n</result>` as the
-answer.
+answer; all three are configurable.
 
 A turn is what the model writes between two results. The first closing tag in it ends the call; the last matching
 opening tag before it begins it. A closing tag without its opening tag is a call with an error, which the model gets to
@@ -8,53 +8,72 @@ read: ignoring it would let a model that writes nothing but closing tags go on f
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from arpo_verl.rollout.protocols import ToolCall
+from arpo_verl.config import ArpoConfig
+from arpo_verl.rollout.protocols import RenderedResults, ToolAnswer, ToolCall, Turn
 
-RESULT = " <result>\n{text}\n</result>"
+
+@dataclass(frozen=True)
+class Tags:
+    """How a call and its result are written."""
+
+    tools: Sequence[str]
+    """The tools' names."""
+    opening: str = ArpoConfig.tag_open
+    closing: str = ArpoConfig.tag_close
+    result: str = ArpoConfig.result_template
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """Where the engine has to stop; it has to keep them in its output."""
+        return [self.closing.replace("{tool}", tool) for tool in self.tools]
 
 
-def first_call(turn: str, tags: Sequence[str]) -> tuple[ToolCall, int] | None:
+def first_call(turn: str, tags: Tags) -> tuple[ToolCall, int] | None:
     """Return the first call of a turn and the index of the character after its closing tag, or None.
 
-    >>> first_call("I add. <python>1+1</python>", ["python"])
-    (ToolCall(name='python', text='1+1', error=None), 27)
+    >>> first_call("I add. <python>1+1</python>", Tags(["python"]))
+    (ToolCall(name='python', arguments='1+1', error=None), 27)
     """
-    ends = [(start, tag) for tag in tags if (start := turn.find(f"</{tag}>")) >= 0]
+    ends = [
+        (start, closing, tool)
+        for tool, closing in zip(tags.tools, tags.stop_strings, strict=True)
+        if (start := turn.find(closing)) >= 0
+    ]
     if not ends:
         return None
-    start, tag = min(ends)
-    end = start + len(f"</{tag}>")
-    opening = turn.rfind(f"<{tag}>", 0, start)
-    if opening < 0:
-        return ToolCall(tag, "", error=f"Error: </{tag}> without <{tag}>."), end
-    return ToolCall(tag, turn[opening + len(f"<{tag}>") : start]), end
+    start, closing, tool = min(ends)
+    opening = tags.opening.replace("{tool}", tool)
+    begin = turn.rfind(opening, 0, start)
+    end = start + len(closing)
+    if begin < 0:
+        return ToolCall(tool, "", error=f"Error: {closing} without {opening}."), end
+    return ToolCall(tool, turn[begin + len(opening) : start]), end
 
 
 @dataclass(frozen=True)
 class TagSyntax:
     """`CallSyntax` over a tokenizer. Sampled tokens are decoded to be read, never to be encoded again."""
 
-    tags: Sequence[str]
-    """One tag a tool: the tools' names."""
+    tags: Tags
     decode: Callable[[Sequence[int]], str]
     """Token ids to text, special tokens kept."""
     encode: Callable[[str], list[int]]
     """Text to token ids, without adding special tokens."""
     end_token_ids: Collection[int]
 
-    @property
-    def stop_strings(self) -> list[str]:
-        """Where the engine has to stop; it has to keep them in its output."""
-        return [f"</{tag}>" for tag in self.tags]
-
     def ends_answer(self, token_id: int) -> bool:
         return token_id in self.end_token_ids
 
-    def find_call(self, token_ids: list[int]) -> tuple[ToolCall, int] | None:
+    async def is_over(self, token_ids: list[int]) -> bool:
+        return self.ends_answer(token_ids[-1]) or first_call(self.decode(token_ids), self.tags) is not None
+
+    async def read_turn(self, token_ids: list[int]) -> Turn:
+        """Return the first call, if there is one."""
         found = first_call(self.decode(token_ids), self.tags)
         if found is None:
-            return None
+            return Turn([], used=len(token_ids))
         call, _ = found
         # An engine that was asked in two requests does not see a closing tag that spans them, and runs on; it may also
         # end on a token that holds more than the tag's last character. Find the token that completes the tag.
@@ -65,7 +84,11 @@ class TagSyntax:
                 low = middle + 1
             else:
                 high = middle
-        return call, high
+        return Turn([call], used=high)
 
-    def encode_result(self, text: str) -> list[int]:
-        return self.encode(RESULT.format(text=text))
+    async def render_results(
+        self, context: list[int], messages: Sequence[dict[str, Any]], answers: Sequence[ToolAnswer]
+    ) -> RenderedResults:
+        """Encode the result once, without special tokens."""
+        text = "".join(self.tags.result.replace("{result}", answer.text) for answer in answers)
+        return RenderedResults(self.encode(text))
