@@ -18,7 +18,7 @@ from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
 from arpo_verl.entropy import topk_entropy, truncated_entropy
-from arpo_verl.integration.settings import ENTROPIES, ENTROPY_REQUEST, FINISH_REASON
+from arpo_verl.integration.settings import ENTROPIES, ENTROPY_REQUEST, ENTROPY_ROLLOUT, FINISH_REASON
 
 _measured: ContextVar[dict[str, Any]] = ContextVar("measured")
 
@@ -89,3 +89,7 @@ class EntropyReplica(vLLMReplica):
         super().__init__(*args, **kwargs)
         # As verl's constructor does it.
         self.server_class = ray.remote(EntropyServer)
+
+    def _get_server_name_prefix(self) -> str:
+        # The trainer's side looks the servers up by the rollout's name (verl 0.9.1, `vllm_rollout/vllm_rollout.py`).
+        return f"{ENTROPY_ROLLOUT}_"

@@ -103,9 +103,8 @@ def _fraction(truths: Iterable[bool]) -> float:
 
 def _token_metrics(trees: Trees) -> dict[str, float]:
     total = sum(tokens for tree in trees.values() for leaf in tree for _, tokens, _ in leaf.segments)
-    distinct = [
-        segment for tree in trees.values() for segment in {segment for leaf in tree for segment in leaf.segments}
-    ]
+    by_id = [{own[0]: own for leaf in tree for own in leaf.segments} for tree in trees.values()]
+    distinct = [segment for tree in by_id for segment in tree.values()]
     requested = sum(leaf.requested_tokens for tree in trees.values() for leaf in tree)
     cached = sum(leaf.cached_tokens for tree in trees.values() for leaf in tree)
     return {
