@@ -1,12 +1,10 @@
-"""Rule, budget arithmetic and entropy change on numbers worked out by hand."""
+"""Rule and budget arithmetic on numbers worked out by hand."""
 
-import math
 import random
 
 import pytest
 
 from arpo_verl.branching import branch_score, certain_top_ups, draw_forks, possible_forks
-from arpo_verl.entropy import entropy_change, surprisals
 
 
 def test_score_is_alpha_plus_beta_times_change():
@@ -42,30 +40,3 @@ def test_a_leaf_can_still_add_z_to_the_decisions_minus_one(decisions, factor, fo
 @pytest.mark.parametrize(("missing", "possible", "top_ups"), [(4, [], 4), (4, [1, 1], 2), (4, [3, 3], 0), (0, [1], 0)])
 def test_only_what_has_become_certain_is_topped_up(missing, possible, top_ups):
     assert certain_top_ups(missing, possible) == top_ups
-
-
-def test_entropy_change_sums_over_common_positions_and_divides_by_log_v():
-    change = entropy_change([2.0, 3.0, 9.0], [1.0, 1.5], vocabulary_size=100)
-    assert change == pytest.approx((1.0 + 1.5) / math.log(100))
-
-
-def test_nothing_watched_is_no_change():
-    assert entropy_change([], [1.0], 100) == entropy_change([1.0], [], 100) == 0.0
-
-
-def test_a_vocabulary_of_one_is_refused():
-    with pytest.raises(ValueError, match="vocabulary_size=1"):
-        entropy_change([1.0], [1.0], 1)
-
-
-def test_surprisal_is_minus_log_p():
-    assert surprisals([-0.5, 0.0]) == [0.5, 0.0]
-
-
-def test_surprisals_of_samples_average_to_the_entropy():
-    probabilities = [0.5, 0.25, 0.125, 0.125]
-    entropy = 1.75 * math.log(2)
-    drawn = random.Random(0).choices(probabilities, probabilities, k=20_000)
-    mean = sum(surprisals([math.log(p) for p in drawn])) / len(drawn)
-    # Standard deviation 0.57, so 0.004 for the mean; five of them.
-    assert mean == pytest.approx(entropy, abs=0.02)

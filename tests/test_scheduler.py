@@ -263,12 +263,16 @@ def test_impossible_sizes_are_refused(leaves, roots, budget):
 @st.composite
 def worlds(draw):
     """A configuration, sizes, and a model that calls tools at random."""
+    rule = draw(st.sampled_from(["bernoulli", "threshold", "reference"]))
     config = ArpoConfig(
         branch_factor=draw(st.integers(1, 4)),
         base_probability=draw(st.sampled_from([0.0, 0.3, 1.0])),
         probe_tokens=draw(st.integers(1, 25)),
         max_tool_calls=draw(st.integers(0, 4)),
-        rule=draw(st.sampled_from(["bernoulli", "threshold"])),
+        rule=rule,
+        entropy_source="topk" if rule == "reference" else draw(st.sampled_from(["topk", "surprisal"])),
+        branch_timing=draw(st.sampled_from(["probe", "segment"])),
+        schedule=draw(st.sampled_from(["async", "lockstep"])),
     )
     leaves = draw(st.integers(1, 12))
     return config, leaves, draw(st.integers(1, leaves)), draw(st.integers(1, 200)), draw(st.integers(0, 2**32))
