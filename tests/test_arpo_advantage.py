@@ -168,3 +168,69 @@ def test_hard_equals_brute_force_on_random_trees(seed, leaves, prompts):
             assert hard[i, t].item() == pytest.approx(expected, abs=1e-9)
     # Sharing moves advantage between copies and neither creates nor destroys any.
     assert hard.sum().item() == pytest.approx(soft.sum().item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["soft", "hard"])
+def test_an_excluded_leaf_counts_nowhere_and_learns_nothing(mode):
+    rewards = rewards_at_end([0.0, 2.0, 100.0], 2)
+    segments = torch.tensor([[1, 2], [1, 3], [1, 4]])
+    excluded = torch.tensor([False, False, True])
+    advantages, _ = compute_arpo_advantage(
+        rewards, torch.ones(3, 2), ["p"] * 3, segments, mode, norm_by_std=False, is_excluded=excluded
+    )
+    # The mean of 0 and 2 is 1; the shared first token's two counted leaves have -1 and 1.
+    expected = {"soft": [[-1, -1], [1, 1], [0, 0]], "hard": [[0, -1], [0, 1], [0, 0]]}[mode]
+    assert advantages.tolist() == expected
+
+
+def test_an_excluded_leaf_may_have_a_reward_that_is_no_number():
+    rewards = rewards_at_end([0.0, 2.0, float("nan")], 1)
+    excluded = torch.tensor([False, False, True])
+    advantages, _ = compute_arpo_advantage(
+        rewards, torch.ones(3, 1), ["p"] * 3, norm_by_std=False, is_excluded=excluded
+    )
+    assert advantages.tolist() == [[-1], [1], [0]]
+
+
+def test_a_group_of_which_all_leaves_are_excluded_has_no_advantage():
+    advantages, _ = compute_arpo_advantage(
+        rewards_at_end([1.0, 2.0], 1), torch.ones(2, 1), ["p", "p"], is_excluded=torch.tensor([True, True])
+    )
+    assert advantages.tolist() == [[0], [0]]
+
+
+def gradient(model, ids: torch.Tensor, mask: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
+    """The gradient of the token-mean policy gradient loss, ratio 1 and nothing clipped."""
+    logprobs = torch.log_softmax(model(ids).logits[:, :-1], dim=-1)
+    taken = logprobs.gather(-1, ids[:, 1:].unsqueeze(-1)).squeeze(-1)
+    ratio = torch.exp(taken - taken.detach())
+    loss = -(ratio * advantages[:, 1:] * mask[:, 1:]).sum() / mask[:, 1:].sum()
+    return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))])
+
+
+def test_hard_and_soft_give_equal_gradients_where_nothing_is_clipped():
+    """Appendix D.1, on a real model: two prompts, leaves that share prefixes, token-mean aggregation."""
+    from arpo_verl.tiny_world.model import make_model, make_tokenizer
+
+    model = make_model(make_tokenizer(), seed=0).double()
+    generator = random.Random(3)
+    rows = [(prompt, row) for prompt in range(2) for row in random_tree(6, generator)]
+    width = max(len(row) for _, row in rows)
+    segments = torch.tensor([row + [-1] * (width - len(row)) for _, row in rows])
+    # Equal segments are equal tokens: a token is a function of prompt, segment and position.
+    ids = torch.tensor(
+        [
+            [(31 * prompt + 7 * segment + t) % 150 for t, segment in enumerate(row)]
+            for (prompt, _), row in zip(rows, segments.tolist(), strict=True)
+        ]
+    )
+    mask = (segments != -1).double()
+    index = [prompt for prompt, _ in rows]
+    rewards = torch.zeros_like(mask)
+    rewards[:, 0] = torch.tensor([generator.random() for _ in rows], dtype=torch.float64)
+    by_mode = {mode: compute_arpo_advantage(rewards, mask, index, segments, mode)[0] for mode in ("soft", "hard")}
+    assert not torch.allclose(by_mode["soft"], by_mode["hard"])
+    soft, hard = (gradient(model, ids, mask, advantages) for advantages in by_mode.values())
+    assert soft.norm() > 0.1
+    # The model's norms compute in single precision.
+    assert (soft - hard).abs().max() < 1e-6 * soft.norm()

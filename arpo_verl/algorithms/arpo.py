@@ -23,6 +23,8 @@ import torch
 
 PADDING = -1
 """The segment id of a position that holds no token."""
+DIVISION = 8
+"""Into how many parts a span of tokens is divided in search of a segment's beginning."""
 
 
 def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
@@ -62,7 +64,7 @@ def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
     with torch.no_grad():
         group = _group_numbers(index, token_level_rewards.device)
         # In double precision: the rounding of equal rewards, over a standard deviation of almost 0, is no advantage.
-        scores = token_level_rewards.sum(dim=-1, dtype=torch.float64)
+        scores = token_level_rewards.sum(dim=-1).double()
         if is_excluded is None:
             is_excluded = torch.zeros_like(scores, dtype=torch.bool)
         counts = (~is_excluded).to(scores.dtype)
@@ -72,7 +74,7 @@ def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
             advantages = advantage.unsqueeze(-1) * response_mask
         else:
             assert segment_ids is not None
-            advantages = _mean_over_leaves(advantage, ~is_excluded, segment_ids, group) * response_mask
+            advantages = _mean_over_leaves(advantage, ~is_excluded, segment_ids, group).mul_(response_mask)
     return advantages, advantages
 
 
@@ -131,20 +133,46 @@ def _mean_over_leaves(
 ) -> torch.Tensor:
     """Return, for each token, the mean advantage of the leaves that share it. Shape (batch, response_length).
 
-    Works on runs of equal ids, of which there are few, instead of on tokens. A leaf has a segment once, at the same
-    place as all leaves that share it.
+    Works on runs of equal ids, of which there are few, instead of on tokens.
     """
-    width = segment_ids.shape[1]
-    begins = torch.ones_like(segment_ids, dtype=torch.bool)
-    begins[:, 1:] = segment_ids[:, 1:] != segment_ids[:, :-1]
-    row, column = begins.nonzero(as_tuple=True)
+    start = _run_starts(segment_ids)
+    row = start // segment_ids.shape[1]
     # One number for each (prompt, segment): segments of different prompts may have the same id.
-    run_ids = segment_ids[row, column]
+    run_ids = segment_ids.flatten()[start]
     segments = int(run_ids.max()) + 1 if len(run_ids) else 1
     _, run = torch.unique(group[row] * (segments + 1) + run_ids, return_inverse=True)
     zeros = torch.zeros(len(row), dtype=advantage.dtype, device=advantage.device)
     leaves = zeros.index_add(0, run, is_counted[row].to(zeros.dtype))
     mean = zeros.index_add(0, run, advantage[row]) / leaves.clamp(min=1)
-    start = row * width + column
     lengths = torch.diff(start, append=start.new_tensor([segment_ids.numel()]))
-    return mean[run].repeat_interleave(lengths).reshape(segment_ids.shape)
+    return _repeat(mean[run], lengths, segment_ids.numel()).reshape(segment_ids.shape)
+
+
+def _run_starts(segment_ids: torch.Tensor) -> torch.Tensor:
+    """Return, in order, the positions in the flattened ids at which a run of equal ids begins.
+
+    A leaf has a segment once, in one piece. So where two positions of a row have the same id, all between them have
+    it. Spans whose edges differ are divided by `DIVISION` until they are two neighbours; the other ids are not read.
+    """
+    rows, width = segment_ids.shape
+    flat = segment_ids.flatten()
+    row_starts = torch.arange(rows, device=flat.device) * width
+    division = torch.arange(DIVISION + 1, device=flat.device)
+    span = DIVISION
+    while span < width:
+        span *= DIVISION
+    left = row_starts
+    while span > 1:
+        span //= DIVISION
+        row_end = left // width * width + width - 1
+        points = torch.minimum(left.unsqueeze(1) + span * division, row_end.unsqueeze(1))
+        ids = flat[points]
+        left = points[:, :-1][ids[:, 1:] != ids[:, :-1]]
+    return torch.cat([row_starts, left + 1]).sort().values
+
+
+def _repeat(values: torch.Tensor, times: torch.Tensor, total: int) -> torch.Tensor:
+    """Return each value as often as `times` says, `total` values in all."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.repeat(values.numpy(), times.numpy()))  # ten times as fast as torch's
+    return torch.repeat_interleave(values, times, output_size=total)

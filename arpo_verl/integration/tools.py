@@ -106,6 +106,8 @@ class VerlTools:
             known = ", ".join(self._tools) or "none"
             return ToolAnswer(f"Unknown function '{call.name}'. Available tools: {known}", MODEL_ERROR)
         arguments = {parameter_of(tool): call.arguments} if isinstance(call.arguments, str) else call.arguments
+        if problem := misfit(tool, arguments):
+            return ToolAnswer(problem, MODEL_ERROR)
         try:
             if isinstance(tool, FunctionTool):
                 response, reward, metrics = normalize_function_tool_return(await tool.call(arguments))
@@ -146,6 +148,17 @@ class VerlTools:
             return await tool.execute(instance_id, arguments, agent_data=agent_data)
         finally:
             await tool.release(instance_id)
+
+
+def misfit(tool: BaseTool | FunctionTool, arguments: dict[str, Any]) -> str | None:
+    """Return what is wrong with the names of a call's arguments, in words for the model; None where they fit."""
+    parameters = tool.tool_schema.function.parameters
+    missing = [name for name in parameters.required if name not in arguments]
+    unknown = [name for name in arguments if name not in parameters.properties]
+    if not missing and not unknown:
+        return None
+    expected = ", ".join(parameters.properties) or "none"
+    return f"Error: '{tool.name}' got the arguments {sorted(arguments)}; expected {expected}."
 
 
 def parameter_of(tool: BaseTool | FunctionTool) -> str:

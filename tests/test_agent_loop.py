@@ -1,0 +1,250 @@
+"""The agent loop on verl's own interfaces: the tokens of verl's tool agent loop, and trees of native tool calls."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from hydra import compose, initialize_config_module
+from tokenizers import processors
+from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
+from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
+from verl.tools.base_tool import BaseTool
+from verl.tools.function_tool import FunctionTool
+from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
+from verl.utils.dataset.rl_dataset import RLHFDataset
+from verl.workers.rollout.replica import TokenOutput
+
+from arpo_verl.integration.agent_loop import TreeAgentLoop, TreeRequest
+from arpo_verl.tiny_world.model import make_tokenizer
+
+TEMPLATE = (
+    "{% if tools %}<|system|>{{ tools | map(attribute='function') | map(attribute='name') | join(' ') }}<|im_end|>\n"
+    "{% endif %}{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}"
+    "{% for call in message.get('tool_calls', []) %}<tool_call>{{ call['function']['name'] }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+PROMPT = [{"role": "user", "content": "What is 1+1?"}]
+
+
+def call(name: str, **arguments) -> str:
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
+
+
+def add(a: int, b: int) -> str:
+    return f"sum {a + b}"
+
+
+def schema(name: str, *parameters: str) -> OpenAIFunctionToolSchema:
+    properties = {parameter: {"type": "integer"} for parameter in parameters}
+    function = {
+        "name": name,
+        "description": name,
+        "parameters": {"type": "object", "properties": properties, "required": list(parameters)},
+    }
+    return OpenAIFunctionToolSchema.model_validate({"type": "function", "function": function})
+
+
+class Counter(BaseTool):
+    """Counts its calls in the leaf's own state, and notes the messages that it was shown."""
+
+    def __init__(self) -> None:
+        self.config, self.tool_schema, self.name = {}, schema("count"), "count"
+        self.conversations: list[list[dict]] = []
+
+    async def execute(self, instance_id, parameters, agent_data=None, **kwargs):
+        agent_data.extra_fields["count"] = agent_data.extra_fields.get("count", 0) + 1
+        self.conversations.append(list(agent_data.messages))
+        return ToolResponse(text=f"count {agent_data.extra_fields['count']}"), 0.5, {"status": "ok"}
+
+
+def tools() -> list:
+    return [FunctionTool(name="add", fn=add, tool_schema=schema("add", "a", "b")), Counter()]
+
+
+class Server:
+    """Continues a context as the script says."""
+
+    def __init__(self, tokenizer, write) -> None:
+        self.tokenizer, self.write = tokenizer, write
+        self.parameters: list[dict] = []
+
+    async def generate(self, request_id, *, prompt_ids, sampling_params, **kwargs) -> TokenOutput:
+        self.parameters.append(dict(sampling_params))
+        context = self.tokenizer.decode(prompt_ids)
+        ids = self.tokenizer.encode(self.write(context), add_special_tokens=False)
+        ids = ids[: sampling_params.get("max_tokens", 10_000)]
+        logprobs = [-0.125 * (number % 7 + 1) for number in range(len(ids))]
+        return TokenOutput(
+            token_ids=ids, log_probs=logprobs, extra_fields={"min_global_steps": 1, "max_global_steps": 1}
+        )
+
+
+def loop(kind, write, *overrides: str, with_tools=None):
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    base = [
+        "actor_rollout_ref.rollout.multi_turn.format=hermes",
+        "actor_rollout_ref.rollout.multi_turn.tool_config_path=null",
+        "arpo.entropy_source=surprisal",
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+        "actor_rollout_ref.model.path=/no/model",
+    ]
+    with initialize_config_module("arpo_verl.config", version_base=None):
+        config = compose("arpo_trainer", overrides=[*base, *overrides])
+    server = Server(tokenizer, write)
+    one = kind(
+        trainer_config=DictConfigWrap(config),
+        server_manager=server,
+        tokenizer=tokenizer,
+        processor=None,
+        dataset_cls=RLHFDataset,
+        data_config=DictConfigWrap(config.data),
+        hf_model_type="qwen2",
+        tools=ToolListWrap(with_tools if with_tools is not None else tools()),
+    )
+    return one, server
+
+
+def unanswered(context: str) -> str:
+    """What the model has to say next: what follows the last result."""
+    return context.rsplit("<|assistant|>", 1)[1]
+
+
+def arithmetic(context: str) -> str:
+    """Add, then count twice in one turn, then answer; goes on where a probe has stopped."""
+    turns = [
+        f"I add {call('add', a=1, b=1)}<|im_end|>",
+        f"{call('count')}{call('count')}<|im_end|>",
+        "It is 2<|im_end|>",
+    ]
+    return turns[context.count("<|assistant|>") - 1][len(unanswered(context)) :]
+
+
+BAD_TURNS = {
+    "unknown tool": call("divide", a=1),
+    "no JSON": "<tool_call>{</tool_call>",
+    "arguments of the wrong kind": '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
+    "a missing argument": call("add", a=1),
+    "no call": "nothing",
+}
+
+
+@pytest.mark.parametrize(
+    ("write", "overrides"),
+    [
+        (arithmetic, []),
+        (arithmetic, ["actor_rollout_ref.rollout.multi_turn.max_parallel_calls=2"]),
+        (arithmetic, ["actor_rollout_ref.rollout.multi_turn.max_assistant_turns=2"]),
+        (arithmetic, ["actor_rollout_ref.rollout.multi_turn.max_user_turns=1"]),
+        (arithmetic, ["actor_rollout_ref.rollout.multi_turn.max_tool_response_length=4"]),
+        (lambda context: "It is 2<|im_end|>", []),
+    ],
+)
+async def test_one_leaf_has_the_tokens_of_verls_own_tool_agent_loop(write, overrides):
+    theirs, _ = loop(ToolAgentLoop, write, *overrides)
+    ours, _ = loop(TreeAgentLoop, write, *overrides)
+    expected = await theirs.run({}, raw_prompt=PROMPT)
+    output = await ours.run({}, raw_prompt=PROMPT)
+    for field in ("prompt_ids", "response_ids", "response_mask", "response_logprobs", "num_turns"):
+        assert getattr(output, field) == getattr(expected, field), field
+    assert output.extra_fields["tool_rewards"] == [
+        reward for reward in expected.extra_fields["tool_rewards"] if reward is not None
+    ]
+
+
+@pytest.mark.parametrize("bad", BAD_TURNS.values(), ids=BAD_TURNS)
+async def test_a_bad_call_is_answered_or_ends_the_leaf_and_never_raises(bad):
+    turns = iter([f"{bad}<|im_end|>", "done<|im_end|>"])
+    ours, server = loop(TreeAgentLoop, lambda context: next(turns))
+    output = await ours.run({}, raw_prompt=PROMPT)
+    text = server.tokenizer.decode(output.response_ids)
+    assert text.endswith("done<|im_end|>") or text == f"{bad}<|im_end|>"
+
+
+async def grow(ours, request: TreeRequest) -> list:
+    leaves = []
+
+    async def keep(leaf, output) -> None:
+        leaves.append((leaf, output))
+
+    await ours.grow_tree({}, request, keep, {"raw_prompt": PROMPT})
+    return [pair for _, pair in sorted((leaf.number, (leaf, output)) for leaf, output in leaves)]
+
+
+async def test_native_calls_branch_at_the_end_of_the_result_and_a_tools_state_forks():
+    knobs = ["arpo.base_probability=1.0", "arpo.entropy_weight=0", "arpo.probe_tokens=3"]
+    counter = Counter()
+    turns = [f"{call('count')}<|im_end|>", f"{call('count')}<|im_end|>", "It is 2<|im_end|>"]
+
+    def write(context: str) -> str:
+        return turns[context.count("<|assistant|>") - 1][len(unanswered(context)) :]
+
+    ours, server = loop(TreeAgentLoop, write, *knobs, with_tools=[counter])
+    (parent, whole), (fork, branch) = await grow(ours, TreeRequest(leaves=2, roots=1, seed="s"))
+    assert fork.parent == parent.number
+    shared = server.tokenizer.decode(branch.response_ids[: fork.fork_token])
+    assert shared == f"{turns[0]}\n<|tool|>count 1<|im_end|>\n<|assistant|>"
+    assert whole.response_ids == branch.response_ids
+    # Each has counted its own second call after the one that they share.
+    assert server.tokenizer.decode(whole.response_ids).count("count 2") == 1
+    assert parent.tool_state == fork.tool_state == {"count": 2}
+    assert len(counter.conversations) == 3
+    assert [message["role"] for message in counter.conversations[1]] == ["user", "assistant", "tool", "assistant"]
+
+
+async def test_sampled_tokens_have_mask_1_and_the_template_has_mask_0():
+    ours, server = loop(TreeAgentLoop, arithmetic)
+    output = await ours.run({}, raw_prompt=PROMPT)
+    sampled = [token for token, mask in zip(output.response_ids, output.response_mask, strict=True) if mask]
+    turns = [
+        f"I add {call('add', a=1, b=1)}<|im_end|>",
+        f"{call('count')}{call('count')}<|im_end|>",
+        "It is 2<|im_end|>",
+    ]
+    assert server.tokenizer.decode(sampled) == "".join(turns)
+
+
+async def test_a_tokenizer_that_adds_a_beginning_puts_none_into_results():
+    ours, server = loop(
+        TreeAgentLoop,
+        lambda context: "done<|im_end|>" if "<result>" in context else "<count>x</count>",
+        "actor_rollout_ref.rollout.multi_turn.format=arpo_tags",
+        with_tools=[SimpleNamespace(name="count", tool_schema=schema("count", "x"))],
+    )
+    server.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|system|> $A", special_tokens=[("<|system|>", server.tokenizer.convert_tokens_to_ids("<|system|>"))]
+    )
+    assert server.tokenizer.decode(server.tokenizer.encode("x")) == "<|system|>x"
+    output = await ours.run({}, raw_prompt=PROMPT)
+    assert "<|system|>" not in server.tokenizer.decode(output.response_ids)
+
+
+async def test_the_tags_and_the_result_can_be_written_in_another_way():
+    ours, server = loop(
+        TreeAgentLoop,
+        lambda context: "done<|im_end|>" if "RESULT" in context else "so [[add]]7[[end add]]",
+        "actor_rollout_ref.rollout.multi_turn.format=arpo_tags",
+        "arpo.tag_open='[[{tool}]]'",
+        "arpo.tag_close='[[end {tool}]]'",
+        "arpo.result_template='RESULT({result})'",
+        with_tools=[FunctionTool(name="add", fn=double, tool_schema=schema("add", "a"))],
+    )
+    output = await ours.run({}, raw_prompt=PROMPT)
+    assert server.tokenizer.decode(output.response_ids) == "so [[add]]7[[end add]]RESULT(77)done<|im_end|>"
+    assert server.parameters[0]["stop"] == ["[[end add]]"]
+
+
+def double(a: str) -> str:
+    return a + a
+
+
+async def test_a_samples_own_selection_of_tools_holds():
+    ours, server = loop(
+        TreeAgentLoop,
+        lambda context: (
+            f"{call('add', a=1, b=1)}<|im_end|>" if "user" in context and "tool|" not in context else "x<|im_end|>"
+        ),
+    )
+    output = await ours.run({}, raw_prompt=PROMPT, extra_info={"tool_selection": ["count"]})
+    assert "Unknown function 'add'. Available tools: count" in server.tokenizer.decode(output.response_ids)
+    assert server.tokenizer.decode(output.prompt_ids).startswith("<|system|>count<|im_end|>")
