@@ -21,6 +21,13 @@ def text(token_ids: Sequence[int]) -> str:
     return "".join(map(chr, token_ids))
 
 
+def continued(context: str, *turns: str) -> str:
+    """Return what is left to write of the turn that a context is in; `turns` are those before, between and after
+    results, the last one for all that follow."""
+    written = context.removeprefix("Q:").split("</result>")
+    return turns[min(len(written), len(turns)) - 1][len(written[-1]) :]
+
+
 def syntax(tags: Sequence[str] = ("python", "search")) -> TagSyntax:
     return TagSyntax(tags=Tags(tags), decode=text, encode=ids, end_token_ids={ord(END)})
 

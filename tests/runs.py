@@ -75,6 +75,25 @@ def stock_overrides(world: Path, folder: Path) -> list[str]:
 
 def train(world: Path, folder: Path, *overrides: str, **environment: str) -> list[dict[str, Any]]:
     """Run a stock command to its end and return what each step logged."""
+    child = start(world, folder, *overrides, **environment)
+    try:
+        child.wait(timeout=600)
+    finally:
+        stop(child, child.mark)
+    log_text = (folder / "train.log").read_text(errors="replace")
+    assert child.returncode == 0, log_text[-5000:]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [entry["data"] for line in lines if (entry := json.loads(line))["step"] > 0]
+
+
+class Training(subprocess.Popen[bytes]):
+    """A training process, and the mark by which all its descendants are found."""
+
+    mark: str
+
+
+def start(world: Path, folder: Path, *overrides: str, **environment: str) -> Training:
+    """Start a stock command in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     base = Run("", 0, 0, folder, []).environment() | {
         "ARPO_SEARCH_CORPUS": str(world / "corpus.jsonl"),
@@ -83,12 +102,6 @@ def train(world: Path, folder: Path, *overrides: str, **environment: str) -> lis
     variables = base | environment
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *stock_overrides(world, folder), *overrides]
     with (folder / "train.log").open("w") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log, env=variables, cwd=folder, start_new_session=True)
-        try:
-            child.wait(timeout=600)
-        finally:
-            stop(child, variables[RUN_MARK])
-    log_text = (folder / "train.log").read_text(errors="replace")
-    assert child.returncode == 0, log_text[-5000:]
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [entry["data"] for line in lines if (entry := json.loads(line))["step"] > 0]
+        child = Training(command, stdout=log, stderr=log, env=variables, cwd=folder, start_new_session=True)
+    child.mark = variables[RUN_MARK]
+    return child

@@ -2,9 +2,10 @@
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
-from fakes import END, Collector, ScriptedEngine, ScriptedTools, ids, syntax, text
+from fakes import END, Collector, ScriptedEngine, ScriptedTools, continued, ids, syntax, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,7 @@ RESULT = " <result>\n2\n</result>"
 
 def one_call(context: str) -> str:
     """Call a tool once, then answer."""
-    _, result, answer = context.partition(RESULT)
-    return f"so 2{END}"[len(answer) :] if result else CALL
+    return continued(context, CALL, f"so 2{END}")
 
 
 def grow(  # noqa: PLR0913  a test names only what it varies
@@ -95,13 +95,17 @@ def test_an_open_fork_point_is_probed_with_k_tokens_and_a_closed_one_is_not():
     engine = ScriptedEngine(one_call)
     grow(ALWAYS, None, leaves=2, roots=1, budget=100, engine=engine)
     room = 100 - len(CALL + RESULT)
+    # The root's first tokens are measured by a request of their own too: H_initial.
+    assert sorted(request.max_tokens for request in engine.requests) == sorted([3, 97, 3, room, room - 3])
+    engine = ScriptedEngine(one_call)
+    grow(replace(ALWAYS, entropy_source="surprisal"), None, leaves=2, roots=1, budget=100, engine=engine)
     assert sorted(request.max_tokens for request in engine.requests) == sorted([100, 3, room, room - 3])
 
 
 def test_an_answer_that_ends_within_the_probe_asks_for_nothing_more():
-    engine = ScriptedEngine(lambda context: f"2{END}" if RESULT in context else CALL)
+    engine = ScriptedEngine(lambda context: continued(context, CALL, f"2{END}"))
     leaves = grow(ALWAYS, None, leaves=2, roots=1, engine=engine).leaves
-    assert len(engine.requests) == 3
+    assert len(engine.requests) == 4
     assert {leaf.stop_reason for leaf in leaves} == {StopReason.COMPLETED}
 
 
@@ -155,7 +159,7 @@ def test_a_closing_tag_split_over_probe_and_rest_ends_the_turn_where_it_is_compl
             return Generation(ids("thon> and on"), [-2.0] * 12)
 
     def two_calls(context: str) -> str:
-        return {0: CALL, 1: "<python>2</python>"}.get(context.count("<result>"), f"!{END}")
+        return continued(context, CALL, "<python>2</python>", f"!{END}")
 
     config = ArpoConfig(base_probability=0.0, probe_tokens=len("<python>2</py"))
     collector = grow(config, None, leaves=2, roots=1, engine=Blind(two_calls))
@@ -246,7 +250,7 @@ def test_every_token_that_ends_an_answer_ends_it_within_the_probe_too():
     second_end = TagSyntax(tags=Tags(["python"]), decode=text, encode=ids, end_token_ids={ord(END), ord("^")})
     collector = Collector()
     # The engine stops at the second end token; the probe of three tokens ends exactly there.
-    engine = ScriptedEngine(lambda context: "ok^" if RESULT in context else CALL)
+    engine = ScriptedEngine(lambda context: continued(context, CALL, "ok^"))
     size = RolloutSettings(ids("Q:"), 2, 1, 100, vocabulary_size=100, seed="s")
     tools = ScriptedTools(lambda call: "2")
     asyncio.run(PromptRollout(size, ALWAYS, Surroundings(engine, tools, second_end, collector)).run())

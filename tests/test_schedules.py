@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from fakes import END, Collector, ScriptedEngine, ScriptedTools, ids, syntax, text
+from fakes import END, Collector, ScriptedEngine, ScriptedTools, continued, ids, syntax, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,9 +24,7 @@ SIZES = RolloutSettings(ids("Q:"), leaves=8, roots=4, max_response_tokens=1000, 
 
 def two_calls(context: str) -> str:
     """Call a tool twice, then answer."""
-    _, *turns = context.split(RESULT)
-    answer = f"so 2{END}" if len(turns) == 2 else CALL
-    return answer[len(turns[-1]) :] if turns else CALL
+    return continued(context, CALL, CALL, f"so 2{END}")
 
 
 def grow(config: ArpoConfig, sizes: RolloutSettings = SIZES, **world) -> list[Leaf]:
@@ -102,7 +100,7 @@ def test_both_schedules_grow_the_same_tree_where_nothing_is_left_to_chance():
 def test_a_segment_decides_with_a_single_request_a_turn():
     engine = ScriptedEngine(two_calls)
     leaves = grow(replace(ALWAYS, branch_timing="segment"), replace(SIZES, leaves=2, roots=1), engine=engine)
-    # Parent and fork share the first turn; the fork starts at the end of the first result: 3 + 2 requests.
+    # Parent and fork share the first turn; the fork starts at the end of the first result: three turns and two.
     assert len(engine.requests) == 5
     assert leaves[1].fork_token == len(CALL + RESULT)
     assert [text(leaf.token_ids) for leaf in leaves] == [(CALL + RESULT) * 2 + f"so 2{END}"] * 2
@@ -298,7 +296,8 @@ def test_a_leaf_does_not_fork_after_a_tool_whose_state_cannot_be_copied():
     leaves = grow(ALWAYS, engine=engine, tools=Bound(lambda call: "2"))
     assert len(leaves) == 8
     assert all(leaf.parent is None for leaf in leaves)
-    assert all(request.max_tokens > 900 for request in engine.requests)  # nothing is probed in vain
+    # Nothing is probed in vain: only the first tokens of the four roots and the four top-ups.
+    assert sum(request.max_tokens == 3 for request in engine.requests) == 8
 
 
 @pytest.mark.parametrize("schedule", ["async", "lockstep"])

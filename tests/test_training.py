@@ -4,11 +4,13 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from runs import LEAVES, PROMPTS, train
+from quickstart import marked, stop
+from runs import LEAVES, PROMPTS, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +29,13 @@ def world(tmp_path_factory) -> Path:
 
 def test_one_flag_on_a_stock_command_gives_trees(world, tmp_path):
     steps = train(
-        world, tmp_path, "algorithm.adv_estimator=arpo", f"trainer.total_training_steps={STEPS}", "+arpo.seed=1"
+        world,
+        tmp_path,
+        "algorithm.adv_estimator=arpo",
+        f"trainer.total_training_steps={STEPS}",
+        "+arpo.seed=1",
+        "trainer.logger=[console,file,tensorboard]",
+        TENSORBOARD_DIR=str(tmp_path / "tensorboard"),
     )
     assert len(steps) == STEPS
     for step in steps:
@@ -36,24 +44,110 @@ def test_one_flag_on_a_stock_command_gives_trees(world, tmp_path):
         assert step["arpo/branches_per_prompt"] + step["arpo/top_ups_per_prompt"] == LEAVES / 2
         # The trainer's log-probabilities of the sampled tokens are those that vLLM reported.
         assert step["training/rollout_actor_probs_pearson_corr"] > 0.999
+        # Entropies that the replica measures: neither zero nor above that of the uniform distribution.
+        assert 0 < step["arpo/entropy/initial"] < 5.6
+        assert 0 < step["arpo/actor_entropy/elsewhere"] < 5.6
+        assert step["arpo/excluded_fraction"] == step["arpo/bad_reward_fraction"] == 0
+        assert step["arpo/generated_tokens"] > 0
+        assert sum(value for key, value in step.items() if key.startswith("stop/")) == pytest.approx(1)
+    assert any((tmp_path / "tensorboard").rglob("events.*"))
     assert sum(step["arpo/branches_per_prompt"] for step in steps) > 0
     assert sum(step["tools/calls"] for step in steps) > 0
     for step in range(1, STEPS + 1):
         rows = [json.loads(line) for line in (tmp_path / "rollouts" / f"{step}.jsonl").open()]
         assert len(rows) == PROMPTS * LEAVES
         assert set(Counter(row["uid"].rsplit("_", 2)[0] for row in rows).values()) == {LEAVES}
+        for row in rows:
+            assert row["arpo_leaves"] == LEAVES
+            assert row["arpo_stop_reason"] in {"completed", "length", "tool_limit", "empty", "interrupted"}
+            assert (row["arpo_parent"] is None) == (row["arpo_fork_token"] is None)
+            assert {"acc", "format"} <= row["reward_parts"].keys()
 
 
-def test_two_ranks_train_save_and_resume_at_the_right_step(world, tmp_path):
-    two_ranks = ["trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=2", "algorithm.adv_estimator=arpo"]
-    first = train(world, tmp_path, *two_ranks, "trainer.total_training_steps=1", "trainer.save_freq=1")
-    assert [step["training/global_step"] for step in first] == [1]
-    shards = sorted(file.name for file in (tmp_path / "checkpoints" / "global_step_1" / "actor").glob("model_*.pt"))
+TWO_RANKS = ["trainer.n_gpus_per_node=2", "ray_kwargs.ray_init.num_gpus=2", "algorithm.adv_estimator=arpo"]
+
+
+def test_two_ranks_that_are_killed_in_mid_step_resume_at_the_right_step(world, tmp_path):
+    overrides = [*TWO_RANKS, "trainer.total_training_steps=3", "trainer.save_freq=1", "+arpo.advantage=hard"]
+    checkpoints = tmp_path / "checkpoints"
+    child = start(world, tmp_path, *overrides)
+    try:
+        deadline = time.monotonic() + 600
+        metrics = tmp_path / "metrics.jsonl"
+        # The first step has been logged, so the second, which the kill interrupts, has begun.
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 1) and time.monotonic() < deadline:
+            assert child.poll() is None, (tmp_path / "train.log").read_text(errors="replace")[-5000:]
+            time.sleep(0.1)
+        for process in marked(child.mark):
+            process.kill()
+    finally:
+        stop(child, child.mark)
+    saved = int((checkpoints / "latest_checkpointed_iteration.txt").read_text())
+    assert saved in (1, 2)
+    shards = sorted(file.name for file in (checkpoints / f"global_step_{saved}" / "actor").glob("model_*.pt"))
     assert shards == ["model_world_size_2_rank_0.pt", "model_world_size_2_rank_1.pt"]
-    second = train(world, tmp_path, *two_ranks, "trainer.total_training_steps=2", "trainer.save_freq=1")
-    assert [step["training/global_step"] for step in second] == [2]
-    for step in first + second:
+    rest = train(world, tmp_path, *overrides)
+    assert [step["training/global_step"] for step in rest] == list(range(saved + 1, 4))
+    for step in rest:
         assert step["arpo/leaves/min"] == step["arpo/leaves/max"] == LEAVES
+
+
+def test_two_ranks_train_while_the_rollout_runs_ahead(world, tmp_path):
+    mode = ["trainer.v1.trainer_mode=colocate_async", "trainer.total_training_steps=3", "+arpo.advantage=hard"]
+    steps = train(world, tmp_path, *TWO_RANKS, *mode)
+    assert [step["training/global_step"] for step in steps] == [1, 2, 3]
+    for step in steps:
+        assert step["arpo/leaves/min"] == step["arpo/leaves/max"] == LEAVES
+        # The client of this mode drops the servers' own fields; entropies come through all the same.
+        assert step["arpo/entropy/initial"] > 0
+        assert step["arpo/mixed_weights_fraction"] == (step["training/off_policy/trajectory_spans/mean"] > 1) or (
+            0 < step["arpo/mixed_weights_fraction"] < 1
+        )
+
+
+def test_what_verl_offers_around_an_estimator_works_with_trees(world, tmp_path):
+    steps = train(
+        world,
+        tmp_path,
+        "algorithm.adv_estimator=arpo",
+        "algorithm.use_kl_in_reward=True",
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
+        "actor_rollout_ref.actor.use_dynamic_bsz=True",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=1024",
+        "++algorithm.rollout_correction.rollout_is=token",
+        "++algorithm.filter_groups={enable:True,metric:acc}",
+        # Every seventh reward is no number.
+        f"reward.custom_reward_function.path={Path(__file__).parent / 'unreliable_reward.py'}",
+        "+arpo.exclude=[truncated,infrastructure]",
+        "+arpo.max_requests_in_flight=6",
+        "+arpo.max_tool_calls_in_flight=2",
+        f"trainer.total_training_steps={STEPS}",
+    )
+    assert len(steps) == STEPS
+    for step in steps:
+        assert step["arpo/leaves/min"] == step["arpo/leaves/max"] == LEAVES
+        assert step["actor/grad_norm"] > 0
+        assert "actor/kl_loss" in step
+        assert "actor/reward_kl_penalty" in step
+    assert sum(step["arpo/bad_reward_fraction"] for step in steps) > 0
+
+
+def test_the_same_seed_gives_the_same_trees_in_lockstep(world, tmp_path):
+    overrides = [
+        "algorithm.adv_estimator=arpo",
+        "+arpo.schedule=lockstep",
+        "data.seed=1",
+        "trainer.total_training_steps=1",
+    ]
+    rows = []
+    for name in ("one", "other"):
+        train(world, tmp_path / name, *overrides)
+        dump = [json.loads(line) for line in (tmp_path / name / "rollouts" / "1.jsonl").open()]
+        # The prompts' ids are drawn at random by verl; a leaf's number and text are not.
+        rows.append(sorted((row["input"], row["arpo_number"], row["output"], row["arpo_path"]) for row in dump))
+    assert rows[0] == rows[1]
+    assert len({output for _, _, output, _ in rows[0]}) > 1
 
 
 def test_a_grpo_run_logs_the_same_with_the_plug_in_as_with_its_cpu_platform_alone(world, tmp_path):

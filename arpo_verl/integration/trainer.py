@@ -60,13 +60,13 @@ class ArpoTrainer(PPOTrainer):
             entropy, mask = data["entropy"].to_padded_tensor(0.0), data["response_mask"].to_padded_tensor(0)
             metrics.update(entropy_after_tools(entropy, mask, config.probe_tokens))
         has_no_reward = ~torch.stack([scores.sum() for scores in data["rm_scores"].unbind()]).isfinite()
-        metrics["arpo/bad_reward_fraction"] = float(has_no_reward.float().mean())
+        metrics["arpo/bad_reward_fraction"] = int(has_no_reward.sum()) / len(records)
         is_excluded = has_no_reward | torch.tensor(
             [padding or records[key].is_excluded for key, padding in zip(batch.keys, is_padding, strict=True)]
         )
         if bool(is_excluded.all()):
             raise RuntimeError(
-                f"all {len(batch.keys)} leaves are left out (arpo.exclude={list(config.exclude)}, or their rewards are "
+                f"all {len(records)} leaves are left out (arpo.exclude={list(config.exclude)}, or their rewards are "
                 f"no numbers); expected one to train on: look at the rollout's stop reasons, or exclude less"
             )
         return TreeTensors(config.advantage, segment_ids, is_excluded)

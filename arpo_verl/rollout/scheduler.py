@@ -181,11 +181,10 @@ class PromptRollout:
         return [task.result() for task in tasks if task is not None]
 
     async def _begin_turn(self, leaf: Leaf) -> TurnStart:
-        """Sample the first k tokens of a turn where branching hangs on them, else the whole turn."""
+        """Sample the first k tokens of a turn where they are watched, else the whole turn."""
         room = self._room(leaf)
-        is_probe = self._config.branch_timing == "probe" and self._is_open(leaf)
-        asked = min(self._config.probe_tokens, room) if is_probe else room
         is_watched = self._is_watched(leaf)
+        asked = min(self._config.probe_tokens, room) if is_watched and self._is_probed(leaf) else room
         generation = await self._ask(leaf, [], asked, self._config.probe_tokens if is_watched else 0)
         is_short = len(generation.token_ids) < asked
         is_over = asked == room or is_short or await self._world.syntax.is_over(generation.token_ids)
@@ -194,6 +193,13 @@ class PromptRollout:
     def _is_open(self, leaf: Leaf) -> bool:
         """Whether the next tokens decide about branching."""
         return leaf.is_at_fork_point and leaf.is_forkable and self._missing > 0 and self._config.rule != "reference"
+
+    def _is_probed(self, leaf: Leaf) -> bool:
+        """Whether the watched tokens have a request of their own: where a decision waits for them, and where the server
+        would otherwise measure the whole turn."""
+        if self._config.branch_timing != "probe" or self._config.rule == "reference":
+            return False
+        return self._is_open(leaf) or self._config.entropy_source == "topk"
 
     def _is_watched(self, leaf: Leaf) -> bool:
         if self._settings.roots == self._settings.leaves:
