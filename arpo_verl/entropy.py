@@ -10,8 +10,9 @@ Three sources, all in nats:
 None of them sees the whole vocabulary, as the paper's equation 3 does.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def surprisals(logprobs: Sequence[float]) -> list[float]:
@@ -43,6 +44,23 @@ def topk_entropy(logprobs: Sequence[float]) -> float:
     least_likely = math.exp(min(logprobs))
     unit = min(least_likely, rest)
     return truncated_entropy(logprobs) - (rest * math.log(unit) if unit > 0 else 0.0)
+
+
+def position_entropies(
+    positions: Iterable[Sequence[float]], tokens: int, top_k: int, is_truncated: bool
+) -> list[float]:
+    """Return the entropies of the first `tokens` positions, in nats.
+
+    Args:
+        positions: log-probabilities of each position: the top K and, where it is none of them, the sampled token's.
+        tokens: how many positions.
+        top_k: K.
+        is_truncated: the released code's sum over all that is given, instead of `topk_entropy`.
+    """
+    watched = itertools.islice(positions, tokens)
+    if is_truncated:
+        return [truncated_entropy(logprobs) for logprobs in watched]
+    return [topk_entropy(sorted(logprobs, reverse=True)[:top_k]) for logprobs in watched]
 
 
 def entropy_change(after_tool: Sequence[float], initial: Sequence[float], vocabulary_size: int) -> float:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from arpo_verl.branching import branch_score, draw_forks
 from arpo_verl.entropy import (
     entropy_change,
+    position_entropies,
     reference_entropy_change,
     surprisals,
     topk_entropy,
@@ -68,6 +69,18 @@ def test_the_estimate_lies_between_the_rest_as_one_token_and_the_rest_spread_eve
     assert as_one - 1e-9 <= topk_entropy(logs(*seen)) <= evenly + 1e-9
     # The whole distribution's entropy is never below the estimate: no token of the rest is likelier than the K-th.
     assert topk_entropy(logs(*seen)) <= truncated_entropy(logs(*distribution)) + 1e-9
+
+
+def test_only_the_first_positions_are_measured_and_a_sampled_token_beyond_k_belongs_to_the_rest():
+    positions = [logs(0.5, 0.3, 0.01), logs(1e-9, 1.0), logs(0.5, 0.5)]
+    # 0.5 ln 2 + 0.3 ln(1/0.3) + 0.2 ln 5
+    expected = [pytest.approx(1.0297, abs=1e-4), pytest.approx(0.0, abs=1e-6)]
+    assert position_entropies(positions, tokens=2, top_k=2, is_truncated=False) == expected
+
+
+def test_the_released_codes_sum_takes_all_that_it_is_given():
+    # 0.5 ln 2 + 0.3 ln(1/0.3) + 0.01 ln 100
+    assert position_entropies([logs(0.5, 0.3, 0.01)], 1, 2, True) == [pytest.approx(0.7538, abs=1e-4)]
 
 
 def test_change_is_the_summed_difference_over_log_v():

@@ -9,7 +9,7 @@ The log-probabilities are vLLM's `logprobs_mode`, in verl `processed_logprobs`: 
 from, after temperature, top-k and top-p.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,7 +17,7 @@ import ray
 from verl.workers.rollout.replica import TokenOutput
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
-from arpo_verl.entropy import topk_entropy, truncated_entropy
+from arpo_verl.entropy import position_entropies
 from arpo_verl.integration.settings import ENTROPIES, ENTROPY_REQUEST, ENTROPY_ROLLOUT, FINISH_REASON
 
 _measured: ContextVar[dict[str, Any]] = ContextVar("measured")
@@ -43,24 +43,13 @@ class MeasuringEngine:
             completion = output.outputs[0]
             _measured.get()[FINISH_REASON] = completion.finish_reason
             if wanted:
-                _measured.get()[ENTROPIES] = entropies(completion.logprobs, **wanted)
+                _measured.get()[ENTROPIES] = position_entropies(vllm_logprobs(completion), **wanted)
 
 
-def entropies(logprobs: Any, tokens: int, top_k: int, is_truncated: bool) -> list[float]:
-    """Return the entropies of the first `tokens` positions, in nats.
-
-    Args:
-        logprobs: vLLM's, one mapping from token id to `Logprob` a position: the top K, and the sampled token where it
-            is none of them.
-        tokens: how many positions.
-        top_k: K.
-        is_truncated: the released code's sum over all that vLLM returns, instead of `topk_entropy`.
-    """
-    measured = []
-    for position in logprobs[:tokens]:
-        values = sorted((entry.logprob for entry in position.values()), reverse=True)
-        measured.append(truncated_entropy(values) if is_truncated else topk_entropy(values[:top_k]))
-    return measured
+def vllm_logprobs(completion: Any) -> Iterator[list[float]]:
+    """Yield the log-probabilities of each position: the top K, and the sampled token's where it is none of them."""
+    for position in completion.logprobs:
+        yield [entry.logprob for entry in position.values()]
 
 
 class EntropyServer(vLLMHttpServer):
