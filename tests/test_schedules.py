@@ -263,6 +263,12 @@ def test_a_call_without_room_for_its_result_is_not_executed():
     assert (tools.calls, leaf.stop_reason) == ([], StopReason.LENGTH)
 
 
+def test_a_prompt_at_the_length_limit_still_gives_all_leaves():
+    leaves = grow(ArpoConfig(), replace(SIZES, max_response_tokens=1))
+    assert len(leaves) == 8
+    assert {(text(leaf.token_ids), leaf.stop_reason) for leaf in leaves} == {("<", StopReason.LENGTH)}
+
+
 def test_a_limit_that_the_engine_reports_ends_the_leaf_as_length():
     class AtContextLimit(ScriptedEngine):
         async def generate(self, request):
