@@ -60,15 +60,13 @@ def _entries(service: Service, answer: Any, *path: str, is_absent_empty: bool = 
     """Return the list of objects at a path of keys; entries that are no objects are left out."""
     found = answer
     for key in path:
-        if not isinstance(found, Mapping) or (key not in found and not is_absent_empty):
-            shown = str(answer)[:200].replace(service.secret or "\0", "***")
-            raise SearchError(
-                f"{service.name}: expected {'.'.join(path)} in the answer, got {shown!r}",
-                ToolStatus.INFRASTRUCTURE_ERROR,
-            )
-        found = found.get(key) or ([] if key == path[-1] else {})
+        if is_absent_empty and isinstance(found, Mapping) and key not in found:
+            return []
+        found = found.get(key) if isinstance(found, Mapping) else None
     if not isinstance(found, list):
-        raise SearchError(f"{service.name}: {'.'.join(path)} is no list", ToolStatus.INFRASTRUCTURE_ERROR)
+        shown = str(answer).replace(service.secret or "\0", "***")[:200]
+        message = f"{service.name}: expected a list at {'.'.join(path)} in the answer, got {shown!r}"
+        raise SearchError(message, ToolStatus.INFRASTRUCTURE_ERROR)
     return [entry for entry in found if isinstance(entry, Mapping)]
 
 

@@ -136,7 +136,7 @@ class JsonClient:
         except aiohttp.ClientConnectorError as error:
             self._uncount()
             raise self._broken(error) from None
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise self._broken(error) from None
         return self._decoded(response, body)
 

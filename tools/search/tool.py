@@ -32,7 +32,8 @@ class Display:
 
     def text_of(self, passages: Sequence[Passage]) -> str:
         """Return one `Page i: ...` a passage, which is the format of the released ARPO code."""
-        return "\n".join(f"Page {rank}: {self._line(passage)}" for rank, passage in enumerate(passages, start=1))
+        text = "\n".join(f"Page {rank}: {self._line(passage)}" for rank, passage in enumerate(passages, start=1))
+        return text.encode("utf-8", "replace").decode()  # JSON can bring lone surrogates, which no tokenizer takes
 
     def _line(self, passage: Passage) -> str:
         shown = passage.snippet[: self.max_passage_chars]
