@@ -23,7 +23,8 @@ from arpo_tools.tool import ToolResult, ToolStatus
 
 logger = logging.getLogger(__name__)
 
-_MOST_CACHED_CHARS = 200_000
+_MOST_CHARS = 200_000
+"""Of a page that are kept and cached."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class BrowserOptions:
         for limit in ("max_chars", "fetch_seconds", "read_seconds", "workers", "max_html_bytes", "max_pdf_bytes"):
             if not getattr(self, limit) > 0:
                 raise ValueError(f"browser: {limit}={getattr(self, limit)}; expected a positive number: raise it")
+        if self.max_chars > _MOST_CHARS:
+            raise ValueError(f"browser: max_chars={self.max_chars}; expected at most {_MOST_CHARS}: lower it")
 
 
 class PageBrowser:
@@ -126,7 +129,7 @@ class PageBrowser:
             message = f"the page did not come within {self.options.fetch_seconds:g} s"
             raise PageError(message, ToolStatus.TIMEOUT) from None
         found = await self._read(page)
-        text = found.text[:_MOST_CACHED_CHARS]
+        text = found.text[:_MOST_CHARS]
         passage = Passage(text[:300], found.title[:300], page.url, text)
         if self._cache is not None and text:
             await self._cache.put(key, [passage])

@@ -15,57 +15,11 @@ import signal
 import socket
 import struct
 import sys
-from html.parser import HTMLParser
 
 LENGTH = struct.Struct(">Q")
 _MEMORY_BYTES = 2 << 30
 _MOST_PDF_PAGES = 100
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s{0,5}=\s{0,5}["']?\s{0,5}([\w.:-]{1,40})""", re.IGNORECASE)
-_BLOCKS = frozenset(
-    [
-        "address",
-        "article",
-        "br",
-        "dd",
-        "div",
-        "dt",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "li",
-        "p",
-        "pre",
-        "section",
-        "table",
-        "td",
-        "tr",
-    ]
-)
-_SILENT = frozenset(["script", "style", "noscript", "template", "svg"])
-
-
-class PlainText(HTMLParser):
-    """Every visible text of a page: for pages in which the better extractor finds nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self._silent = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _SILENT and not self._silent:
-            self._silent = tag
-        if tag in _BLOCKS:
-            self.parts.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self._silent:
-            self._silent = ""
-
-    def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.parts.append(data)
 
 
 def decoded(data: bytes, charset: str) -> str:
@@ -98,10 +52,8 @@ def text_of_html(data: bytes, charset: str, is_thorough: bool) -> dict[str, str]
     if not text.strip():
         text = extract_plain_text(tree)
     if not text.strip():
-        parser = PlainText()
-        parser.feed(page)
-        parser.close()
-        text = "".join(parser.parts)
+        # Some pages show all they have to those without JavaScript, or hide it until a script has run.
+        text = extract_plain_text(tree, form_fields=True, noscript=True, hidden_elements=True)
     return {"title": " ".join((tree.title or "").split()), "text": tidied(text)}
 
 
