@@ -58,7 +58,8 @@ class SqliteFile:
         """Open the file, making it and its folder if need be.
 
         Args:
-            is_read_only: write nothing at all, not even beside the file; it must exist and is not checked.
+            is_read_only: write nothing into the file; it must exist and is not checked. In a folder that can't be
+                written, what a killed writer left in the file's WAL is not seen.
 
         Raises:
             ForeignFileError: see there.
@@ -167,7 +168,8 @@ class SqliteFile:
             f"{self.path.as_uri()}?{mode}", uri=True, isolation_level=None, check_same_thread=False
         )
         try:
-            self._require_ours(connection)
+            if self._require_ours(connection):
+                raise ForeignFileError(f"{self.path} holds nothing: give another path")
         except BaseException:
             connection.close()
             raise

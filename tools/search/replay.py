@@ -1,5 +1,6 @@
 """The back-end `replay`: answers from a cache file only, without network or key."""
 
+import sqlite3
 from pathlib import Path
 
 from arpo_tools.cache import SearchCache
@@ -14,7 +15,7 @@ class ReplayBackend:
     usual_top_k = 10
 
     def __init__(self, cache: str | Path, of: str | None = None) -> None:
-        """Open the file for reading; nothing is written, not even beside it.
+        """Open the file for reading; nothing is written into it.
 
         Args:
             of: replay this back-end's answers only.
@@ -27,7 +28,10 @@ class ReplayBackend:
         self.parameters: dict[str, str] = {}
         self._of = of
         # Whatever its age: an answer without results is replayed as such.
-        self._cache = SearchCache(cache, empty_seconds=float("inf"), is_read_only=True)
+        try:
+            self._cache = SearchCache(cache, empty_seconds=float("inf"), is_read_only=True)
+        except (OSError, sqlite3.Error) as error:
+            raise ValueError(f"replay: cache={str(cache)!r} can't be read: {error}") from error
 
     async def search(self, query: str, top_k: int) -> list[Passage]:
         passages = await self._cache.find(query, self._of)
