@@ -20,6 +20,7 @@ from arpo_tools.cache_command import main
 from arpo_tools.file_system import network_file_system
 from arpo_tools.search.passage import Passage
 from arpo_tools.sqlite_file import ForeignFileError
+from arpo_tools.sqlite_queue import SqliteQueue
 
 PARIS = Passage("The capital of France.", "Paris", "https://p.org/", "whole text", 1.5)
 RELEASED = Path("/work/shared/data/search_cache.json")
@@ -211,6 +212,52 @@ def test_a_locked_file_costs_its_wait_and_no_error(path):
         other.execute("ROLLBACK")
     put(cache, key(), PARIS)
     assert get(cache, key()) == [PARIS]
+
+
+async def test_a_damaged_file_under_many_calls_at_once_is_set_aside_once(path):
+    cache = SearchCache(path)
+    for number in range(300):
+        await cache.put(key(str(number)), [Passage("x" * 500)])
+    cache._file.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    cache._file.run(lambda connection: connection.execute("PRAGMA shrink_memory").fetchall())
+    await asyncio.gather(*(cache.get(key(str(number))) for number in range(300)))
+    assert cache.is_on
+    await asyncio.gather(*(cache.put(key(str(number)), [PARIS]) for number in range(20)))
+    assert await asyncio.gather(*(cache.get(key(str(number))) for number in range(20))) == [[PARIS]] * 20
+    assert len(list(path.parent.glob("*.damaged-*"))) == 1
+
+
+async def test_many_calls_at_once_each_get_their_own_answer(path):
+    cache = SearchCache(path)
+
+    async def one(number: int) -> list[Passage] | None:
+        await cache.put(key(str(number)), [Passage(str(number))])
+        return await cache.get(key(str(number)))
+
+    assert await asyncio.gather(*map(one, range(300))) == [[Passage(str(number))] for number in range(300)]
+
+
+async def test_a_write_that_cannot_be_stored_spoils_no_other(path):
+    queue = SqliteQueue(SearchCache(path).require_file())
+    sql = "INSERT INTO answers VALUES (?, 'q', '{}', '[]', 0)"
+    rows = ["good", "\ud800", "better"]
+    writes = [queue.call(lambda connection, row=row: connection.execute(sql, (row,)), True) for row in rows]
+    outcomes = await asyncio.gather(*writes, return_exceptions=True)
+    assert [isinstance(outcome, Exception) for outcome in outcomes] == [False, True, False]
+    assert sorted(entry.key.backend for entry in SearchCache(path).entries()) == ["better", "good"]
+
+
+async def test_a_cancelled_call_holds_up_no_other(path):
+    cache = SearchCache(path)
+    calls = [asyncio.create_task(cache.put(key(str(number)), [PARIS])) for number in range(20)]
+    await asyncio.sleep(0)
+    for call in calls[::2]:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert [await cache.get(key(str(number))) for number in range(1, 20, 2)] == [[PARIS]] * 10
 
 
 def test_rows_that_cannot_be_read_are_no_answer(path):

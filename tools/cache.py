@@ -8,16 +8,19 @@ answers with results do not expire, and the file has no size limit.
 `python -m arpo_tools.cache --help` is the command line.
 """
 
+import asyncio
 import json
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from arpo_tools.search.passage import Passage, normalise_query
-from arpo_tools.sqlite_file import Layout, SqliteFile, is_damage
+from arpo_tools.sqlite_file import ForeignFileError, Layout, SqliteFile, is_damage
+from arpo_tools.sqlite_queue import SqliteQueue
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +84,12 @@ class SearchCache:
         self.path = Path(path)
         self.empty_seconds = empty_seconds
         self._failures = 0
+        self._asked_after = 0
         self._file: SqliteFile | None = None
+        self._queue: SqliteQueue | None = None
         try:
             self._file = SqliteFile(self.path, _LAYOUT, is_read_only)
+            self._queue = SqliteQueue(self._file)
         except (OSError, sqlite3.Error) as error:
             if is_read_only:
                 raise
@@ -111,16 +117,8 @@ class SearchCache:
         return await self._first(sql, (normalise_query(query), backend or ""))
 
     async def _first(self, sql: str, arguments: tuple[str, ...]) -> list[Passage] | None:
-        file = self._file
-        if file is None:
-            return None
-        try:
-            rows = await file.run_in_thread(lambda connection: connection.execute(sql, arguments).fetchall())
-        except (OSError, sqlite3.Error) as error:
-            self._failed(error)
-            return None
-        self._failures = 0
-        return next((entry.passages for entry in map(_entry, rows) if entry and self._is_valid(entry)), None)
+        rows = await self._ask(lambda connection: connection.execute(sql, arguments).fetchall(), is_write=False)
+        return next((entry.passages for entry in map(_entry, rows or []) if entry and self._is_valid(entry)), None)
 
     def _is_valid(self, entry: Entry) -> bool:
         # An entry from the future was written before the clock was set back: its age is not known.
@@ -128,15 +126,23 @@ class SearchCache:
 
     async def put(self, key: CacheKey, passages: Sequence[Passage]) -> None:
         """Store an answer. When this returns, the answer survives the death of the process."""
-        if self._file is None:
-            return
         row = _row(Entry(key, list(passages), time.time()))
+        await self._ask(lambda connection: connection.execute(_INSERT, row), is_write=True)
+
+    async def _ask(self, action: Callable[[sqlite3.Connection], Any], is_write: bool) -> Any:
+        """Return what `action` returns, or None if anything goes wrong."""
+        if self._queue is None:
+            return None
+        asked = self._asked_after
         try:
-            await self._file.run_in_thread(lambda connection: connection.execute(_INSERT, row))
-        except (OSError, sqlite3.Error) as error:
-            self._failed(error)
-            return
+            result = await self._queue.call(action, is_write)
+        except (OSError, sqlite3.Error, RuntimeError) as error:
+            if asked == self._asked_after:  # of the calls under way at one failure the first is counted
+                self._asked_after += 1
+                await self._failed(error)
+            return None
         self._failures = 0
+        return result
 
     def put_all(self, entries: Iterable[Entry]) -> int:
         """Store many answers in one transaction and return their number. Blocks.
@@ -184,19 +190,20 @@ class SearchCache:
         if self._file is not None:
             self._file.close()
 
-    def _failed(self, error: Exception) -> None:
+    async def _failed(self, error: Exception) -> None:
         self._failures += 1
         if self._failures == 1:
             logger.error("search cache %s failed (%s): the call goes to its service", self.path, error)
-        if isinstance(error, sqlite3.Error) and is_damage(error) and self._file is not None:
+        file = self._file
+        if isinstance(error, sqlite3.Error) and is_damage(error) and file is not None:
             try:
-                self._file.reopen()
-            except (OSError, sqlite3.Error, ValueError) as reopening:
+                await asyncio.to_thread(file.reopen)
+            except (OSError, sqlite3.Error, ForeignFileError) as reopening:
                 logger.error("search cache %s can't be opened again: %s", self.path, reopening)
         if self._failures >= _MOST_FAILURES and self._file is not None:
             logger.error("search cache %s failed %d times in a row: off in this process", self.path, self._failures)
             self._file.close()
-            self._file = None
+            self._file = self._queue = None
 
 
 _INSERT = "INSERT OR REPLACE INTO answers (backend, query, parameters, passages, created) VALUES (?, ?, ?, ?, ?)"
@@ -222,10 +229,9 @@ def _entry(row: tuple[str, str, str, str, float]) -> Entry | None:
 
 def passages_to_json(passages: Iterable[Passage]) -> str:
     """Return passages as JSON, in ASCII because SQLite takes no lone surrogates; empty fields are left out."""
-    fields = (
-        {name: value for name, value in asdict(passage).items() if value not in ("", None)} for passage in passages
-    )
-    return json.dumps(list(fields))
+    # Not `dataclasses.asdict`, which takes longer than SQLite.
+    fields = [{name: value for name, value in vars(passage).items() if value not in ("", None)} for passage in passages]
+    return json.dumps(fields)
 
 
 def passages_from_json(value: object) -> list[Passage]:

@@ -138,5 +138,5 @@ def as_index_error() -> Iterator[None]:
     """Turn what damaged files raise into `DamagedIndexError`."""
     try:
         yield
-    except (sqlite3.Error, OSError, ValueError, KeyError) as error:
+    except (sqlite3.Error, OSError, EOFError, ValueError, KeyError) as error:
         raise DamagedIndexError(f"the search index failed: {error}: delete it and it is built anew") from error
