@@ -13,6 +13,9 @@ from typing import Any
 from arpo_tools.loop_local import LoopLocal
 from arpo_tools.sqlite_file import SqliteFile
 
+_LARGEST_GROUP = 32
+"""Calls of one trip: whoever awaits them goes on at the same moment, and the event loop must stay free for others."""
+
 Action = Callable[[sqlite3.Connection], Any]
 
 
@@ -55,7 +58,7 @@ class SqliteQueue:
         calls: list[_Call] = []
         try:
             while line.waiting:
-                calls, line.waiting = line.waiting, []
+                calls, line.waiting = line.waiting[:_LARGEST_GROUP], line.waiting[_LARGEST_GROUP:]
                 try:
                     outcomes = await self._file.run_in_thread(
                         lambda connection, calls=calls: _perform(connection, calls)

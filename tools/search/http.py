@@ -79,7 +79,6 @@ class JsonClient:
 
     def _new_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self._patience.attempt_seconds),
             connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=True,
@@ -91,14 +90,20 @@ class JsonClient:
         Raises:
             SearchError: there is none.
         """
+        deadline = time.monotonic() + self._patience.total_seconds
         try:
-            return await asyncio.wait_for(self._with_retries(request), self._patience.total_seconds)
+            return await self._once(request, deadline)
+        except SearchError as error:
+            if not error.is_transient:
+                raise
+            first = error
+        try:
+            return await asyncio.wait_for(self._again(request, first, deadline), deadline - time.monotonic())
         except asyncio.TimeoutError:
-            raise self._error(f"no answer within {self._patience.total_seconds:g} s", ToolStatus.TIMEOUT) from None
+            raise self._late(self._patience.total_seconds) from None
 
-    async def _with_retries(self, request: Request) -> Any:
-        patience = self._patience
-        deadline = time.monotonic() + patience.total_seconds
+    async def _again(self, request: Request, first: SearchError, deadline: float) -> Any:
+        """Retry after the first attempt, which was made outside: most calls need no retry, and its set-up is dear."""
 
         def delay(error: Exception) -> bool | float:
             if not isinstance(error, SearchError) or not error.is_transient:
@@ -108,16 +113,23 @@ class JsonClient:
             wait = error.retry_after_seconds + random.uniform(0.0, 1.0)  # not all workers at the same moment
             return wait if time.monotonic() + wait < deadline else False
 
+        patience = self._patience
         retries = stamina.retry_context(
             on=delay, attempts=patience.attempts, timeout=patience.total_seconds, wait_initial=0.2, wait_max=5.0
         )
         async for attempt in retries:
             with attempt:
-                return await self._once(request)
+                if attempt.num == 1:
+                    raise first
+                return await self._once(request, deadline)
 
-    async def _once(self, request: Request) -> Any:
+    async def _once(self, request: Request, deadline: float) -> Any:
         if self._limits is not None:
-            await self._limits.take()
+            try:
+                await asyncio.wait_for(self._limits.take(), deadline - time.monotonic())
+            except asyncio.TimeoutError:
+                raise self._late(self._patience.total_seconds) from None
+        seconds = max(0.001, min(self._patience.attempt_seconds, deadline - time.monotonic()))
         session = await self._sessions.get()
         try:
             async with session.request(
@@ -126,13 +138,12 @@ class JsonClient:
                 headers=request.headers,
                 params=request.params,
                 json=request.json,
+                timeout=aiohttp.ClientTimeout(total=seconds),
                 allow_redirects=False,
             ) as response:
                 body = await _read(response)
         except asyncio.TimeoutError:
-            raise self._error(
-                f"no answer within {self._patience.attempt_seconds:g} s", ToolStatus.TIMEOUT, is_transient=True
-            ) from None
+            raise self._late(seconds, is_transient=True) from None
         except aiohttp.ClientConnectorError as error:
             self._uncount()
             raise self._broken(error) from None
@@ -166,6 +177,9 @@ class JsonClient:
             return json.loads(body)
         except (ValueError, RecursionError):
             raise self._error(f"expected JSON, got {self._shown(body)}") from None
+
+    def _late(self, seconds: float, is_transient: bool = False) -> SearchError:
+        return self._error(f"no answer within {seconds:.3g} s", ToolStatus.TIMEOUT, is_transient)
 
     def _broken(self, error: Exception) -> SearchError:
         return self._error(f"no whole answer: {self._struck(str(error) or type(error).__name__)}", is_transient=True)
