@@ -22,7 +22,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
-    packages=[*find_packages(include=["arpo_verl", "arpo_verl.*"]), "arpo_tools", "arpo_tools.search", "arpo_patches"],
+    packages=[
+        *find_packages(include=["arpo_verl", "arpo_verl.*"]),
+        "arpo_tools",
+        "arpo_tools.cache",
+        "arpo_tools.search",
+        "arpo_patches",
+    ],
     # `tools` and `patches` are too general as names for everybody's site-packages.
     package_dir={"arpo_tools": "tools", "arpo_patches": "patches"},
     package_data={

@@ -8,7 +8,7 @@ import pytest
 from cached import PARIS, get, key, put
 
 from arpo_tools.cache import ANY_PARAMETERS, CacheKey, SearchCache
-from arpo_tools.cache_command import main
+from arpo_tools.cache.__main__ import main
 from arpo_tools.search.passage import Passage
 
 RELEASED = Path(os.environ.get("ARPO_TEST_DATA", "."), "search_cache.json")

@@ -10,7 +10,7 @@ from tool_servers import answer, serving
 
 from arpo_tools import ToolResult, ToolStatus
 from arpo_tools.cache import SearchCache
-from arpo_tools.cache_command import main
+from arpo_tools.cache.__main__ import main
 from arpo_tools.search import BACKENDS, Passage, SearchError, SearchTool, open_search
 from arpo_tools.search.tool import Display
 from arpo_tools.search.words import fold, words_of_passage, words_of_query

@@ -32,10 +32,10 @@ def decoded(data: bytes, charset: str) -> str:
     named = _META_CHARSET.search(data[:4096])
     for name in (charset, named.group(1).decode("ascii", "replace") if named else "", detect_encoding(data) or ""):
         # The table of HTML's charsets keeps Python's other codecs out, and reads gb2312 as the larger gbk.
-        encoding = map_encoding_to_html5(name, fallback_utf8=False) if name else None
-        if encoding:
+        known = map_encoding_to_html5(name, fallback_utf8=False) if name else None
+        if known:
             try:
-                return data.decode(encoding, "replace")
+                return data.decode(known, "replace")
             except LookupError:
                 continue
     return data.decode("utf-8", "replace")

@@ -53,7 +53,7 @@ class Worker:
                     str(Path(__file__).with_name("page_text.py")),
                     *filter(None, sys.path),
                 ],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",

@@ -69,7 +69,9 @@ class SqliteFile:
         self._layout = layout
         self._is_read_only = is_read_only
         self._journal = "" if is_read_only else self._choose_journal()
-        self._forget_process()
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._thread: ThreadPoolExecutor | None = None
         _files.add(self)
         self.run(lambda connection: None)
 
@@ -117,16 +119,12 @@ class SqliteFile:
                 self._connection.close()
             self._connection = None
 
-    def _forget_process(self) -> None:
-        """Start without connection, lock and thread, as a forked child must: all three belong to its parent."""
-        self._connection: sqlite3.Connection | None = None
-        self._thread: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-
     def _after_fork(self) -> None:
+        """Start the child without connection, lock and thread: all three belong to its parent."""
         # Kept open: closing it here would drop the file's locks and could delete the WAL that the parent writes.
         _inherited.append(self._connection)
-        self._forget_process()
+        self._connection = self._thread = None
+        self._lock = threading.Lock()
 
     def _choose_journal(self) -> str:
         kind = network_file_system(self.path.parent)
@@ -219,7 +217,7 @@ class SqliteFile:
                 f"{self.path} is an SQLite file of another kind (application_id {application_id:#x}; expected "
                 f"{self._layout.application_id:#x}): give another path"
             )
-        return tables == 0
+        return not tables
 
 
 _files: "weakref.WeakSet[SqliteFile]" = weakref.WeakSet()

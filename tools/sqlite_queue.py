@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from arpo_tools.loop_local import LoopLocal
@@ -60,9 +61,7 @@ class SqliteQueue:
             while line.waiting:
                 calls, line.waiting = line.waiting[:_LARGEST_GROUP], line.waiting[_LARGEST_GROUP:]
                 try:
-                    outcomes = await self._file.run_in_thread(
-                        lambda connection, calls=calls: _perform(connection, calls)
-                    )
+                    outcomes = await self._file.run_in_thread(partial(_perform, calls))
                 except Exception as error:  # the file can't be opened: everybody's answer
                     outcomes = [error] * len(calls)
                 for call, outcome in zip(calls, outcomes, strict=True):
@@ -82,7 +81,7 @@ def _give(call: _Call, outcome: Any) -> None:
         call.answer.set_result(outcome)
 
 
-def _perform(connection: sqlite3.Connection, calls: list[_Call]) -> list[Any]:
+def _perform(calls: list[_Call], connection: sqlite3.Connection) -> list[Any]:
     """Return the result or the exception of each call."""
     writes = [call for call in calls if call.is_write]
     together = _together(connection, writes) if len(writes) > 1 else {}

@@ -8,6 +8,7 @@ import logging
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -73,11 +74,11 @@ class Bm25sIndex:
             return [number for (number,) in self._connection.execute(sql, words)]
 
 
-def _best(scores: "np.ndarray", top_k: int) -> list[int]:
+def _best(scores: "np.ndarray[Any, Any]", top_k: int) -> list[int]:
     """Return the positions of the best positive scores, best first, the earlier position first among equals."""
     found = np.flatnonzero(scores > 0)
     if len(found) > top_k:
         least = np.partition(scores[found], len(found) - top_k)[len(found) - top_k]
         found = found[scores[found] >= least]
     order = np.lexsort((found, -scores[found]))
-    return found[order][:top_k].tolist()
+    return [int(row) for row in found[order][:top_k]]

@@ -6,7 +6,7 @@ decoded answer. An answer of another shape is an error, never an empty result.
 
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -19,10 +19,17 @@ from arpo_tools.tool import ToolStatus
 class Engine(Protocol):
     """What `HttpBackend` needs to know of an engine."""
 
-    service: Service
-    parameters: dict[str, str]
-    is_paid: bool
-    usual_top_k: int
+    @property
+    def service(self) -> Service: ...
+
+    @property
+    def parameters(self) -> dict[str, str]: ...
+
+    @property
+    def is_paid(self) -> bool: ...
+
+    @property
+    def usual_top_k(self) -> int: ...
 
     def request(self, query: str, top_k: int) -> Request: ...
 
@@ -79,7 +86,7 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _passages(entries: list[Mapping[str, Any]], url: str, snippet: str) -> list[Passage]:
+def _passages(entries: Sequence[Mapping[str, Any]], url: str, snippet: str) -> list[Passage]:
     """Return a passage for each entry that has a snippet or a title."""
     passages = (Passage(_text(entry, snippet), _text(entry, "title"), _text(entry, url)) for entry in entries)
     return [passage for passage in passages if passage.snippet or passage.title]

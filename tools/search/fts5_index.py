@@ -35,6 +35,7 @@ def _rows(corpus: Path, connection: sqlite3.Connection) -> Iterator[tuple[int, s
     for document in read_corpus(corpus):
         fields = (document.id, document.title, document.contents, document.url)
         row = connection.execute(insert, fields).lastrowid
+        assert row is not None  # it is of a statement that is no INSERT
         yield row, " ".join(words_of_passage(f"{document.title} {document.contents}"))
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from arpo_tools.cache import SearchCache
+from arpo_tools.call_limits import CallLimits, Limits
 from arpo_tools.search.local import LocalBackend
 from arpo_tools.search.passage import Backend
+from arpo_tools.search.replay import ReplayBackend
 from arpo_tools.search.tool import Display, SearchTool
 
 BACKENDS = ("local", "retrieval_server", "brightdata", "serper", "tavily", "brave", "searxng", "replay")
@@ -82,11 +85,8 @@ def _taken(options: dict[str, Any], of: type[Any]) -> dict[str, Any]:
 
 
 def _offline(backend: str, options: Mapping[str, Any]) -> Backend:
-    if backend == "local":
-        return _made(LocalBackend, backend, options)
-    from arpo_tools.search.replay import ReplayBackend
-
-    return _made(ReplayBackend, backend, options)
+    made: Backend = _made(LocalBackend if backend == "local" else ReplayBackend, backend, options)
+    return made
 
 
 def _engine(backend: str, options: dict[str, Any], http: HttpOptions) -> Backend:
@@ -134,18 +134,14 @@ def _base_url(backend: str, url: str) -> str:
     return url.rstrip("/")
 
 
-def _cache(http: HttpOptions) -> Any:
-    from arpo_tools.cache import SearchCache
-
+def _cache(http: HttpOptions) -> SearchCache | None:
     if not http.cache:
         return None
     path = cache_folder() / "search.sqlite" if http.cache == AUTO else Path(http.cache)
     return SearchCache(path, http.empty_seconds)
 
 
-def _limits(backend: str, http: HttpOptions) -> Any:
-    from arpo_tools.call_limits import CallLimits, Limits
-
+def _limits(backend: str, http: HttpOptions) -> CallLimits | None:
     limits = Limits(http.calls_per_second, http.max_paid_calls)
     if limits == Limits():
         return None

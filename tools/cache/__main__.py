@@ -119,3 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (importing, exporting, commands.add_parser("stats", help="answers by back-end")):
         command.add_argument("--cache", type=Path, required=True, help="the cache's SQLite file")
     return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

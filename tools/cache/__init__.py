@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ class SearchCache:
         """Yield all answers, those that have expired too, ordered by query. Blocks."""
         last = ("", "", "")
         while True:
-            rows = self.require_file().run(lambda connection, last=last: connection.execute(_PAGE, last).fetchall())
+            rows = self.require_file().run(partial(_page_after, last))
             if not rows:
                 return
             yield from filter(None, map(_entry, rows))
@@ -213,6 +214,10 @@ _PAGE = (
 )
 
 
+def _page_after(last: tuple[str, str, str], connection: sqlite3.Connection) -> list[tuple[str, str, str, str, float]]:
+    return connection.execute(_PAGE, last).fetchall()
+
+
 def _row(entry: Entry) -> tuple[str, str, str, str, float]:
     key = entry.key
     return key.backend, key.query, key.parameters, passages_to_json(entry.passages), entry.created
@@ -243,9 +248,3 @@ def passages_from_json(value: object) -> list[Passage]:
     if not isinstance(value, list):
         raise TypeError(f"expected a list of passages, got {type(value).__name__}")
     return [Passage(**{"snippet": "", **fields}) for fields in value]
-
-
-if __name__ == "__main__":
-    from arpo_tools.cache_command import main
-
-    raise SystemExit(main())
