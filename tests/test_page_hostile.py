@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import os
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -208,6 +210,39 @@ def test_workers_and_files_are_gone_when_the_loop_is(caplog):
     assert asyncio.run(once()).status is ToolStatus.OK
     assert children() == processes
     assert len(os.listdir("/proc/self/fd")) == files
+
+
+DIE = """
+import asyncio, os, signal, sys
+from tool_servers import page, serving
+from arpo_tools.page_browser import PageBrowser
+async def main():
+    async with serving(page("<p>x</p>")) as server:
+        await PageBrowser(allowed_networks=["127.0.0.1/32"]).run(server.url)
+        print(*open(f"/proc/self/task/{os.getpid()}/children"), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_ends_when_its_browser_is_killed():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    output = subprocess.run([sys.executable, "-c", DIE], env=environment, capture_output=True, text=True).stdout
+    [worker] = map(int, output.split())
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{worker}/cmdline").exists() and time.monotonic() < deadline:
+        if not Path(f"/proc/{worker}/cmdline").read_bytes():
+            break  # a zombie, whoever has inherited it
+        time.sleep(0.05)
+    else:
+        assert not Path(f"/proc/{worker}").exists()
+
+
+async def test_a_proxy_of_the_environment_is_not_asked(monkeypatch):
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    assert (await read(page("<p>direct</p>"))).text.endswith("direct")
 
 
 async def test_the_worker_has_no_secret_of_ours(monkeypatch):

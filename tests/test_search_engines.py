@@ -1,8 +1,14 @@
 """The HTTP search engines against servers that answer as the real ones do, and as they should not."""
 
 import asyncio
+import gc
 import json
 import logging
+import os
+import resource
+import time
+import warnings
+import zlib
 from typing import Any
 
 import pytest
@@ -280,6 +286,54 @@ def test_retry_after_may_be_a_date_and_a_past_one_means_now():
     assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
     assert retry_after("Wed, 21 Oct 2099 07:28:00 GMT") > 1e9
     assert retry_after("Wed, 99 Oct 99999 07:28:00 GMT") is None
+
+
+async def test_an_answer_that_unpacks_to_400_mb_is_cut_off_without_being_held():
+    step = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = b"".join(step.compress(b" " * 1_000_000) for _ in range(400)) + step.flush()
+
+    async def give(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=bomb, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with serving(give) as server:
+        result = await open_search("searxng", base_url=server.url, cache=None).run("paris")
+    assert result.status is ToolStatus.INFRASTRUCTURE_ERROR
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+async def test_cancelled_calls_leave_no_connection():
+    async with serving(never) as server:
+        tool = open_search("searxng", base_url=server.url, cache=None)
+        before = len(os.listdir("/proc/self/fd"))
+        calls = [asyncio.create_task(tool.run(str(number))) for number in range(50)]
+        while len(server.requests) < 50:
+            await asyncio.sleep(0.01)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        deadline = time.monotonic() + 10
+        while len(os.listdir("/proc/self/fd")) > before + 50 and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        # The server's ends stay open until its handlers end.
+        assert len(os.listdir("/proc/self/fd")) <= before + 50
+
+
+async def test_a_tool_that_is_dropped_closes_its_session():
+    complaints: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: complaints.append(context["message"]))
+    async with serving(answer(CASES[4].full)) as server:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tool = open_search("searxng", base_url=server.url, cache=None)
+            assert (await tool.run("paris")).status is ToolStatus.OK
+            del tool
+            gc.collect()
+            await asyncio.sleep(0.05)
+            gc.collect()
+    assert complaints == []
+    assert [warning for warning in caught if warning.category is ResourceWarning] == []
 
 
 async def test_one_tool_works_in_one_loop_after_another_and_leaves_no_session_open(monkeypatch):

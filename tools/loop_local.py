@@ -2,23 +2,24 @@
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class LoopLocal(Generic[T]):
-    """Makes the object on first use in a loop; `close` runs when the loop shuts down.
+    """Makes the object on first use in a loop; `close` runs when the loop shuts down or this is dropped.
 
-    The moment is `loop.shutdown_asyncgens`, which `asyncio.run` calls. A loop that is closed without it leaves the
-    object to the garbage collector.
+    The moment of a shut-down is `loop.shutdown_asyncgens`, which `asyncio.run` calls. A loop that is closed without it
+    leaves the object to the garbage collector. `make` and `close` must not hold what holds this: the object of a cycle
+    is collected before it can be closed.
     """
 
     def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[None]] | None = None) -> None:
         self._make = make
         self._close = close
-        self._lifetimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[T, AsyncIterator[T]]] = (
+        self._lifetimes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[T, None]]] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -28,15 +29,23 @@ class LoopLocal(Generic[T]):
         if loop not in self._lifetimes:
             # A generator that is never finished: the loop finishes it at its own end. Up to its first `yield` it does
             # not give way to other tasks, so no second object is made.
-            lifetime = self._lifetime(loop)
+            lifetime = _lifetime(self._make, self._close, loop, weakref.ref(self._lifetimes))
             self._lifetimes[loop] = (await lifetime.__anext__(), lifetime)
         return self._lifetimes[loop][0]
 
-    async def _lifetime(self, loop: asyncio.AbstractEventLoop) -> AsyncIterator[T]:
-        value = self._make()
-        try:
-            yield value
-        finally:
-            self._lifetimes.pop(loop, None)
-            if self._close is not None:
-                await self._close(value)
+
+async def _lifetime(
+    make: Callable[[], T],
+    close: Callable[[T], Awaitable[None]] | None,
+    loop: asyncio.AbstractEventLoop,
+    lifetimes: "weakref.ref[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any]]",
+) -> AsyncGenerator[T, None]:
+    value = make()
+    try:
+        yield value
+    finally:
+        entries = lifetimes()
+        if entries is not None:
+            entries.pop(loop, None)  # the object may hold the loop, which would then live as long as this
+        if close is not None:
+            await close(value)

@@ -6,6 +6,7 @@ proxies (a proxy would look names up unchecked), and no connection outlives its 
 
 import asyncio
 import errno
+import functools
 import socket
 import zlib
 from dataclasses import dataclass
@@ -63,20 +64,9 @@ class PageFetcher:
     """Fetches pages for one browser."""
 
     def __init__(self, guard: AddressGuard, limits: FetchLimits) -> None:
-        self._guard = guard
         self._limits = limits
-        self._sessions: LoopLocal[aiohttp.ClientSession] = LoopLocal(self._new_session, lambda session: session.close())
-
-    def _new_session(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            resolver=GuardedResolver(self._guard), socket_factory=self._guard.open_socket, limit=256, limit_per_host=16
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=_HEADERS,
-            auto_decompress=False,
-            trust_env=False,
+        self._sessions: LoopLocal[aiohttp.ClientSession] = LoopLocal(
+            functools.partial(_new_session, guard), aiohttp.ClientSession.close
         )
 
     async def fetch(self, address: str, seconds: float) -> Page:
@@ -132,6 +122,19 @@ class PageFetcher:
             if kind == "pdf":
                 raise PageError(f"the PDF is larger than {most >> 20} MB", ToolStatus.LIMIT)
         return Page(str(response.url), kind, response.charset or "", bytes(data[:most]), is_cut)
+
+
+def _new_session(guard: AddressGuard) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(
+        resolver=GuardedResolver(guard), socket_factory=guard.open_socket, limit=256, limit_per_host=16
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers=_HEADERS,
+        auto_decompress=False,
+        trust_env=False,
+    )
 
 
 class Unpacker:

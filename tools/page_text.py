@@ -17,7 +17,7 @@ import struct
 import sys
 
 LENGTH = struct.Struct(">Q")
-_MEMORY_BYTES = 2 << 30
+_MEMORY_BYTES = 1 << 30
 _MOST_PDF_PAGES = 100
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s{0,5}=\s{0,5}["']?\s{0,5}([\w.:-]{1,40})""", re.IGNORECASE)
 

@@ -103,7 +103,6 @@ class WorkerPool:
     """At most `size` workers an event loop, started when they are needed and kept for the next page."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
         self._pools: LoopLocal[_Pool] = LoopLocal(lambda: _Pool(size), _Pool.close)
 
     async def read(self, request: dict[str, object], data: bytes, seconds: float) -> PageText:

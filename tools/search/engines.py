@@ -15,6 +15,9 @@ from arpo_tools.search.http import JsonClient, Request, Service
 from arpo_tools.search.passage import Passage, SearchError
 from arpo_tools.tool import ToolStatus
 
+_MOST_CHARS = 400
+"""Of a query: what Brave and Tavily take, and what fits an address in any script."""
+
 
 class Engine(Protocol):
     """What `HttpBackend` needs to know of an engine."""
@@ -139,7 +142,7 @@ class Tavily:
         return {"depth": self.depth}
 
     def request(self, query: str, top_k: int) -> Request:
-        body = {"query": query[:400], "max_results": min(top_k, 20), "search_depth": self.depth}
+        body = {"query": query[:_MOST_CHARS], "max_results": min(top_k, 20), "search_depth": self.depth}
         return Request("POST", f"{self.base_url}/search", {"Authorization": f"Bearer {self.key}"}, json=body)
 
     def passages(self, answer: Any) -> list[Passage]:
@@ -180,7 +183,7 @@ class Brave:
         return {"country": self.country, "language": self.language}
 
     def request(self, query: str, top_k: int) -> Request:
-        query = " ".join(query.split()[:50])[:400]
+        query = " ".join(query.split()[:50])[:_MOST_CHARS]
         params = {"q": query, "count": str(min(top_k, 20)), "country": self.country, "search_lang": self.language}
         url = f"{self.base_url}/res/v1/web/search"
         return Request("GET", url, {"X-Subscription-Token": self.key}, params | {"text_decorations": "false"})
@@ -225,9 +228,9 @@ class BrightData:
 
     def request(self, query: str, top_k: int) -> Request:
         if self.engine == "google":
-            params = {"q": query, "num": str(top_k), "gl": self.country, "hl": self.language}
+            params = {"q": query[:_MOST_CHARS], "num": str(top_k), "gl": self.country, "hl": self.language}
         else:
-            params = {"q": query, "count": str(top_k), "mkt": f"{self.language}-{self.country.upper()}"}
+            params = {"q": query[:_MOST_CHARS], "count": str(top_k), "mkt": f"{self.language}-{self.country.upper()}"}
         url = f"https://www.{self.engine}.com/search?{urlencode({**params, 'brd_json': '1'})}"
         body = {"zone": self.zone, "url": url, "format": "raw"}
         return Request("POST", f"{self.base_url}/request", {"Authorization": f"Bearer {self.key}"}, json=body)
@@ -256,7 +259,7 @@ class SearXNG:
         return {"base_url": self.base_url, "language": self.language}
 
     def request(self, query: str, top_k: int) -> Request:
-        params = {"q": query, "format": "json", "language": self.language}
+        params = {"q": query[:_MOST_CHARS], "format": "json", "language": self.language}
         return Request("GET", f"{self.base_url}/search", params=params)
 
     def passages(self, answer: Any) -> list[Passage]:

@@ -75,14 +75,7 @@ class JsonClient:
         self._service = service
         self._patience = patience or Patience()
         self._limits = limits
-        self._sessions: LoopLocal[aiohttp.ClientSession] = LoopLocal(self._new_session, lambda session: session.close())
-
-    def _new_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
-        )
+        self._sessions: LoopLocal[aiohttp.ClientSession] = LoopLocal(_new_session, aiohttp.ClientSession.close)
 
     async def fetch(self, request: Request) -> Any:
         """Return the decoded JSON of a 200 answer.
@@ -194,6 +187,14 @@ class JsonClient:
 
     def _struck(self, text: str) -> str:
         return text.replace(self._service.secret, "***") if self._service.secret else text
+
+
+def _new_session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=_MOST_CONNECTIONS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=True,
+    )
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
