@@ -34,7 +34,7 @@ setup(
     package_data={
         "arpo_verl": ["py.typed"],
         "arpo_verl.config": ["*.yaml", "platform/*.yaml"],
-        "arpo_tools": ["*.yaml", "py.typed"],
+        "arpo_tools": ["*.yaml", "README.md", "py.typed"],
         "arpo_patches": ["README.md"],
     },
     install_requires=[

@@ -130,6 +130,17 @@ async def test_a_damaged_file_under_many_calls_at_once_is_set_aside_once(path):
     assert len(list(path.parent.glob("*.damaged-*"))) == 1
 
 
+async def test_a_full_disk_costs_calls_and_no_error(path, caplog):
+    cache = SearchCache(path)
+    file = cache.require_file()
+    file.run(lambda connection: connection.execute("PRAGMA max_page_count=10").fetchall())
+    await asyncio.gather(*(cache.put(key(str(number)), [Passage("x" * 5000)]) for number in range(40)))
+    file.run(lambda connection: connection.execute("PRAGMA max_page_count=100000").fetchall())
+    await cache.put(key(), [PARIS])
+    assert await cache.get(key()) == [PARIS]
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+
+
 async def test_many_calls_at_once_each_get_their_own_answer(path):
     cache = SearchCache(path)
 

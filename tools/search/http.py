@@ -142,6 +142,8 @@ class JsonClient:
             raise self._broken(error) from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._broken(error) from None
+        # Answers tend to come together: everything else may go on before they are all decoded.
+        await asyncio.sleep(0)
         return self._decoded(response, body)
 
     def _uncount(self) -> None:
