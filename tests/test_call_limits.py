@@ -142,6 +142,16 @@ async def test_a_count_that_cannot_be_written_makes_no_call(tmp_path, path):
     assert (result.status, server.requests) == (ToolStatus.INFRASTRUCTURE_ERROR, [])
 
 
+async def test_a_count_that_is_removed_during_the_run_is_not_begun_anew(tmp_path, path):
+    async with serving(answer(FULL)) as server:
+        tool = serper(server.url, tmp_path, max_paid_calls=3)
+        await tool.run("paris")
+        path.unlink()
+        statuses = [(await tool.run("paris")).status for _ in range(2)]
+    assert statuses == [ToolStatus.INFRASTRUCTURE_ERROR] * 2
+    assert len(server.requests) == 1
+
+
 def turns(limits: CallLimits, number: int, now: float) -> list[float]:
     """The waits of calls that come at one moment."""
     next_call, waits = 0.0, []

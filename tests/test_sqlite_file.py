@@ -130,6 +130,24 @@ async def test_a_damaged_file_under_many_calls_at_once_is_set_aside_once(path):
     assert len(list(path.parent.glob("*.damaged-*"))) == 1
 
 
+def test_all_processes_go_over_to_the_new_file_when_one_sets_the_old_one_aside(path):
+    first, second = SearchCache(path), SearchCache(path)
+    put(first, key("old"), PARIS)
+    assert get(second, key("old")) == [PARIS]
+    for companion in ("", "-wal", "-shm"):
+        os.rename(f"{path}{companion}", f"{path}.aside{companion}")
+    put(first, key("new"), PARIS)
+    assert get(second, key("new")) == [PARIS]
+    assert get(second, key("old")) is None
+
+
+def test_a_file_that_is_removed_during_the_run_is_begun_anew(path):
+    cache = SearchCache(path)
+    path.unlink()
+    put(cache, key(), PARIS)
+    assert get(SearchCache(path), key()) == [PARIS]
+
+
 async def test_a_full_disk_costs_calls_and_no_error(path, caplog):
     cache = SearchCache(path)
     file = cache.require_file()

@@ -71,6 +71,7 @@ class SqliteFile:
         self._journal = "" if is_read_only else self._choose_journal()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
         self._thread: ThreadPoolExecutor | None = None
         _files.add(self)
         self.run(lambda connection: None)
@@ -82,6 +83,8 @@ class SqliteFile:
             OSError, sqlite3.Error: what the file or `action` raises.
         """
         with self._lock:
+            if self._connection is not None and self._identity != self._identity_of_path():
+                self._leave()
             if self._connection is None:
                 self._connection = self._open()
             return action(self._connection)
@@ -118,6 +121,24 @@ class SqliteFile:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+
+    def _leave(self) -> None:
+        """Close a file that is no longer at its path, so that all processes write to the one that is.
+
+        Raises:
+            OSError: the file may not be replaced.
+        """
+        if not self._layout.is_replaceable:
+            raise FileNotFoundError(f"{self.path} was removed or replaced during the run")
+        logger.warning("%s was removed or set aside by another process: opening the file that is there now", self.path)
+        self._close()
+
+    def _identity_of_path(self) -> tuple[int, int] | None:
+        try:
+            state = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return state.st_dev, state.st_ino
 
     def _after_fork(self) -> None:
         """Start the child without connection, lock and thread: all three belong to its parent."""
@@ -166,6 +187,7 @@ class SqliteFile:
             f"{self.path.as_uri()}?{mode}", uri=True, isolation_level=None, check_same_thread=False
         )
         try:
+            self._identity = self._identity_of_path()
             if self._require_ours(connection):
                 raise ForeignFileError(f"{self.path} holds nothing: give another path")
         except BaseException:
@@ -203,6 +225,7 @@ class SqliteFile:
             if is_new:
                 connection.execute(f"PRAGMA application_id={self._layout.application_id}")
             connection.executescript(self._layout.schema)
+            self._identity = self._identity_of_path()  # under the lock that setting aside takes, too
         except BaseException:
             connection.close()
             raise
