@@ -367,6 +367,17 @@ def test_read_only_corpus_folder_falls_back_to_the_temporary_directory(public_fo
     assert len(indexes(Path(tempfile.gettempdir()))) == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes two users, and only root can become another")
+def test_an_index_that_another_user_has_put_into_the_temporary_directory_is_not_believed(public_folder):
+    corpus = write(public_folder, *DOCUMENTS)
+    corpus.chmod(0o444)
+    public_folder.chmod(0o555)
+    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: the eternal city"
+    [index] = indexes(Path(tempfile.gettempdir()))
+    os.chown(index, 0, 0)
+    assert "belongs to another user" in without_root(lambda: search(LocalSearch(corpus), "eternal").text)
+
+
 def test_no_writable_folder_is_an_error_that_says_what_to_do(public_folder):
     corpus = write(public_folder, *DOCUMENTS)
     corpus.chmod(0o444)

@@ -200,6 +200,12 @@ async def test_a_page_with_braces_does_not_break_the_prompt(monkeypatch):
     assert "{0} {task} {text}" in model.requests[0]["json"]["messages"][0]["content"]
 
 
+def test_without_its_extra_the_browser_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"arpo-verl\[web\]"):
+        PageBrowser()
+
+
 @pytest.mark.parametrize(
     "options",
     [

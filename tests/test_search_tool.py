@@ -310,6 +310,15 @@ async def test_a_corpus_in_many_scripts_is_searched_by_both_engines(tmp_path: Pa
     assert found in result.text
 
 
+def test_bm25s_where_it_is_not_installed_is_refused_with_the_extras_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("arpo_tools.search.index.is_bm25s_installed", lambda: False)
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"contents": "x"}\n')
+    with pytest.raises(ValueError, match=r"arpo-verl\[search\]"):
+        open_search("local", corpus=corpus, engine="bm25s")
+    open_search("local", corpus=corpus, engine="auto")
+
+
 def test_an_unknown_engine_is_refused(tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text('{"contents": "x"}\n')

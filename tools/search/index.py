@@ -82,11 +82,17 @@ def _place(corpus: Path, engine: str, build: Callable[[Path, Path], None]) -> Pa
     """Return the path of an index that is up to date with the corpus."""
     state = corpus.stat()
     version = hashlib.sha256(f"{_FORMAT}:{corpus}:{state.st_size}:{state.st_mtime_ns}".encode()).hexdigest()[:16]
-    for folder in (corpus.parent, Path(tempfile.gettempdir())):
-        index = folder / f".{corpus.name}.{version}.{engine}"
+    beside = corpus.parent / f".{corpus.name}.{version}.{engine}"
+    # Anybody may put files into the temporary directory, so there only one's own are believed.
+    apart = Path(tempfile.gettempdir()) / f".{corpus.name}.{version}.{os.getuid()}.{engine}"
+    for index in (beside, apart):
         if index.exists():
+            if index == apart and index.stat().st_uid != os.getuid():
+                raise CorpusError(
+                    f"{str(index)!r} belongs to another user: remove it or set TMPDIR to a folder of yours"
+                )
             return index
-        if os.access(folder, os.W_OK):
+        if os.access(index.parent, os.W_OK):
             _build(corpus, index, build)
             return index
     raise CorpusError(f"no place for the index of {str(corpus)!r}: make its folder or the temporary directory writable")
