@@ -22,19 +22,27 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
-    packages=[*find_packages(include=["arpo_verl", "arpo_verl.*"]), "arpo_tools", "arpo_patches"],
+    packages=[
+        *find_packages(include=["arpo_verl", "arpo_verl.*"]),
+        "arpo_tools",
+        "arpo_tools.cache",
+        "arpo_tools.search",
+        "arpo_patches",
+    ],
     # `tools` and `patches` are too general as names for everybody's site-packages.
     package_dir={"arpo_tools": "tools", "arpo_patches": "patches"},
     package_data={
         "arpo_verl": ["py.typed"],
         "arpo_verl.config": ["*.yaml", "platform/*.yaml"],
-        "arpo_tools": ["*.yaml", "py.typed"],
+        "arpo_tools": ["*.yaml", "README.md", "py.typed"],
         "arpo_patches": ["README.md"],
     },
     install_requires=[
         "verl>=0.9.1,<0.10",  # the rollout overrides methods that verl may rename in 0.10
         "wrapt>=1.16",  # hooks that run when verl imports a module, so that `import verl` stays fast
         "requests>=2.26",
+        "aiohttp>=3.13",  # web search and page browser: the HTTP client that stays fast with 256 calls in flight
+        "stamina>=25.2",  # their retries: a hook may answer with the seconds of a Retry-After
         "sympy",
     ],
     extras_require={

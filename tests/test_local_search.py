@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from arpo_tools import LocalSearch, ToolResult, ToolStatus
 from arpo_tools.local_search import CorpusError
+from arpo_tools.search import index
 
 NOBODY = 65534
 
@@ -42,7 +43,7 @@ def passages(tool: LocalSearch, query: str) -> list[str]:
 
 
 def indexes(folder: Path) -> list[Path]:
-    return sorted(folder.glob(".corpus.jsonl.*.fts5"))
+    return sorted(path for path in folder.glob(".corpus.jsonl.*") if path.suffix in (".fts5", ".bm25s"))
 
 
 def without_root(action: Callable[[], str]) -> str:
@@ -67,8 +68,19 @@ def without_root(action: Callable[[], str]) -> str:
     return answer
 
 
+@pytest.fixture(scope="module", params=["bm25s", "fts5"], autouse=True)
+def engine(request):
+    """Every test runs with either engine, as on a machine that has bm25s and on one that has not."""
+    if request.param == "bm25s":
+        pytest.importorskip("bm25s", reason="the extra `search` is not installed")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(index, "is_bm25s_installed", lambda: request.param == "bm25s")
+    yield request.param
+    patch.undo()
+
+
 @pytest.fixture(scope="module")
-def tool(tmp_path_factory) -> LocalSearch:
+def tool(tmp_path_factory, engine) -> LocalSearch:
     return LocalSearch(write(tmp_path_factory.mktemp("search"), *DOCUMENTS))
 
 
@@ -329,10 +341,21 @@ def test_processes_that_start_together_all_get_a_whole_index(tmp_path):
 def test_a_spoilt_index_is_the_infrastructures_fault(tmp_path):
     corpus = write(tmp_path, *DOCUMENTS)
     LocalSearch(corpus)
-    indexes(tmp_path)[0].write_bytes(b"")
+    [path] = indexes(tmp_path)
+    (path / "passages.sqlite" if path.is_dir() else path).write_bytes(b"")
     result = search(LocalSearch(corpus), "eternal")
     assert result.status is ToolStatus.INFRASTRUCTURE_ERROR
     assert result.text.startswith("Error: the search index failed: ")
+
+
+def test_spoilt_arrays_end_the_start_up_with_what_to_delete(tmp_path, engine):
+    if engine != "bm25s":
+        pytest.skip("only bm25s has arrays")
+    corpus = write(tmp_path, *DOCUMENTS)
+    LocalSearch(corpus)
+    next(indexes(tmp_path)[0].glob("data*")).write_bytes(b"")
+    with pytest.raises(index.DamagedIndexError, match="delete it"):
+        LocalSearch(corpus)
 
 
 def test_read_only_corpus_folder_falls_back_to_the_temporary_directory(public_folder):
@@ -342,6 +365,17 @@ def test_read_only_corpus_folder_falls_back_to_the_temporary_directory(public_fo
     assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: the eternal city"
     assert list(public_folder.iterdir()) == [corpus]
     assert len(indexes(Path(tempfile.gettempdir()))) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes two users, and only root can become another")
+def test_an_index_that_another_user_has_put_into_the_temporary_directory_is_not_believed(public_folder):
+    corpus = write(public_folder, *DOCUMENTS)
+    corpus.chmod(0o444)
+    public_folder.chmod(0o555)
+    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: the eternal city"
+    [index] = indexes(Path(tempfile.gettempdir()))
+    os.chown(index, 0, 0)
+    assert "belongs to another user" in without_root(lambda: search(LocalSearch(corpus), "eternal").text)
 
 
 def test_no_writable_folder_is_an_error_that_says_what_to_do(public_folder):

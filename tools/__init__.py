@@ -1,4 +1,4 @@
-"""Tools for agents, usable with or without verl: a Python interpreter and a local search engine.
+"""Tools for agents, usable with or without verl: a Python interpreter, search engines and a page browser.
 
 Every tool is a `Tool`: a name and one coroutine from the model's text to a `ToolResult`. A tool never raises into the
 rollout; what went wrong is in the result's status.
@@ -6,6 +6,7 @@ rollout; what went wrong is in the result's status.
 
 from arpo_tools.local_search import LocalSearch
 from arpo_tools.python_interpreter import PythonInterpreter
+from arpo_tools.search import open_search
 from arpo_tools.tool import Tool, ToolResult, ToolStatus
 
-__all__ = ["LocalSearch", "PythonInterpreter", "Tool", "ToolResult", "ToolStatus"]
+__all__ = ["LocalSearch", "PythonInterpreter", "Tool", "ToolResult", "ToolStatus", "open_search"]

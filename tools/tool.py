@@ -20,6 +20,10 @@ class ToolStatus(str, Enum):
     """The call ran into another limit: memory, CPU time, output, file size."""
     INFRASTRUCTURE_ERROR = "infrastructure_error"
     """The tool itself failed; the model is not to blame."""
+    REFUSED = "refused"
+    """A service refuses the key or the account. No later call will do better: the text says what a human must fix."""
+    BUDGET = "budget"
+    """The run has spent its paid calls. No later paid call will be made; cached answers are still given."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from verl.tools.base_tool import BaseTool
 from verl.tools.function_tool import FunctionTool, normalize_function_tool_return
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 
-from arpo_tools import LocalSearch, PythonInterpreter, Tool, ToolStatus
+from arpo_tools import PythonInterpreter, Tool, ToolStatus, open_search
 from arpo_verl.rollout.protocols import ToolAnswer, ToolCall
 
 logger = logging.getLogger(__name__)
@@ -64,11 +64,24 @@ class PythonTool(_ArpoTool):
 
 
 class SearchTool(_ArpoTool):
-    """`arpo_tools.LocalSearch`; the keys under `config` are its arguments."""
+    """`arpo_tools.open_search`; the keys under `config` are its arguments, `backend` first (default: `local`)."""
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
-        schema = tool_schema or _schema("search", "Search a corpus of passages.", "query", "The words to look for.")
-        super().__init__(LocalSearch(**_options(config)), schema)
+        schema = tool_schema or _schema("search", "Search for passages.", "query", "The words to look for.")
+        super().__init__(open_search(**_options(config)), schema)
+
+
+class BrowserTool(_ArpoTool):
+    """`arpo_tools.page_browser.PageBrowser`; the keys under `config` are the fields of its `BrowserOptions`."""
+
+    def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
+        # Imported here because it needs aiohttp and the extra `web`, which a run without a browser does not.
+        from arpo_tools.page_browser import PageBrowser
+
+        schema = tool_schema or _schema(
+            "browse", "Read a web page or a PDF.", "url", "The address, which may be followed by a question."
+        )
+        super().__init__(PageBrowser(**_options(config)), schema)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,136 @@
+"""Limits on calls to a service over all processes: calls a second, and paid calls altogether.
+
+Both are counted in one SQLite file by a short transaction before each call, so unequal processes share what there is,
+and the number of paid calls is never exceeded, also when processes are killed. What is not covered: a call that was
+counted and then lost with its process stays counted.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from arpo_tools.search.passage import SearchError
+from arpo_tools.sqlite_file import Layout, SqliteFile
+from arpo_tools.tool import ToolStatus
+
+logger = logging.getLogger(__name__)
+
+_LAYOUT = Layout(
+    application_id=int.from_bytes(b"ARPL", "big"),
+    schema="""
+    CREATE TABLE IF NOT EXISTS accounts (
+        account TEXT PRIMARY KEY,
+        paid_calls INTEGER NOT NULL,
+        next_call REAL NOT NULL
+    );
+    """,
+    synchronous="FULL",  # money: a count must survive a power failure, too
+    busy_seconds=30.0,
+    is_replaceable=False,  # a new file would begin to count at 0
+)
+LONGEST_QUEUE_SECONDS = 60.0
+"""A call that would have to wait longer for its turn is not made."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a service may be asked for; None is no limit."""
+
+    calls_per_second: float | None = None
+    max_paid_calls: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.calls_per_second is not None and not 0 < self.calls_per_second < float("inf"):
+            raise ValueError(f"calls_per_second={self.calls_per_second}; expected a positive number: change it")
+        if self.max_paid_calls is not None and not 0 <= self.max_paid_calls < 1 << 60:
+            raise ValueError(f"max_paid_calls={self.max_paid_calls}; expected a whole number from 0: change it")
+
+
+class CallLimits:
+    """The limits of one account, as seen by one process."""
+
+    def __init__(self, path: str | Path, account: str, limits: Limits) -> None:
+        """Open the file, making it and its folder if need be.
+
+        Raises:
+            OSError, sqlite3.Error, ForeignFileError: it can't be opened, is damaged, or is another kind of file.
+        """
+        self.account = account
+        self.limits = limits
+        self._file = SqliteFile(path, _LAYOUT)
+
+    async def take(self) -> None:
+        """Count one call and wait for its turn.
+
+        Raises:
+            SearchError: the paid calls are spent, the queue is too long, or nothing can be counted.
+        """
+        try:
+            turn = await self._file.run_in_thread(self._take)
+        except (OSError, sqlite3.Error) as error:
+            message = f"no call is made, because {self._file.path} can't count it ({error}): repair or move the file"
+            raise SearchError(message, ToolStatus.INFRASTRUCTURE_ERROR) from error
+        try:
+            await asyncio.sleep(turn)
+        except asyncio.CancelledError:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Uncount a paid call that did not reach the service or was turned away by it. Does not wait."""
+        if self.limits.max_paid_calls is None:
+            return
+        sql = "UPDATE accounts SET paid_calls = paid_calls - 1 WHERE account = ? AND paid_calls > 0"
+        self._file.submit(lambda connection: connection.execute(sql, (self.account,)))
+
+    def paid_calls(self) -> int:
+        """Return the number of paid calls counted so far. Blocks."""
+        sql = "SELECT paid_calls FROM accounts WHERE account = ?"
+        rows = self._file.run(lambda connection: connection.execute(sql, (self.account,)).fetchall())
+        return int(rows[0][0]) if rows else 0
+
+    def _take(self, connection: sqlite3.Connection) -> float:
+        """Return the seconds until the call's turn."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute("INSERT OR IGNORE INTO accounts VALUES (?, 0, 0)", (self.account,))
+            sql = "SELECT paid_calls, next_call FROM accounts WHERE account = ?"
+            [(paid_calls, next_call)] = connection.execute(sql, (self.account,)).fetchall()
+            self._require_budget(paid_calls)
+            wait, next_call = self._turn(next_call, time.time())
+            sql = "UPDATE accounts SET paid_calls = paid_calls + 1, next_call = ? WHERE account = ?"
+            connection.execute(sql, (next_call, self.account))
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+        return wait
+
+    def _require_budget(self, paid_calls: int) -> None:
+        most = self.limits.max_paid_calls
+        if most is not None and paid_calls >= most:
+            raise SearchError(
+                f"the {most} paid calls of this run are spent (max_paid_calls): raise it to go on; {self._file.path} "
+                f"keeps the count",
+                ToolStatus.BUDGET,
+            )
+
+    def _turn(self, next_call: float, now: float) -> tuple[float, float]:
+        """Return the wait of this call and the earliest time of the next one, in seconds since 1970."""
+        if self.limits.calls_per_second is None:
+            return 0.0, next_call
+        interval = 1.0 / self.limits.calls_per_second
+        if next_call > now + LONGEST_QUEUE_SECONDS + interval:
+            next_call = now  # nobody may queue that far ahead: the clock was set back
+        # A second's worth of calls may come at once after a pause.
+        turn = max(next_call, now - 1.0 + interval) if interval < 1.0 else max(next_call, now)
+        if turn - now > LONGEST_QUEUE_SECONDS:
+            raise SearchError(
+                f"{turn - now:.0f} s of calls are waiting already (calls_per_second="
+                f"{self.limits.calls_per_second:g}): raise it or ask for less",
+                ToolStatus.TIMEOUT,
+            )
+        return max(0.0, turn - now), turn + interval

@@ -1,0 +1,317 @@
+"""The search engines that are asked over HTTP: how each is asked and how its answer is read.
+
+Every engine is a frozen dataclass: its fields are its options, `request` makes the call and `passages` reads the
+decoded answer. An answer of another shape is an error, never an empty result.
+"""
+
+import html
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+from arpo_tools.search.http import JsonClient, Request, Service
+from arpo_tools.search.passage import Passage, SearchError
+from arpo_tools.tool import ToolStatus
+
+_MOST_CHARS = 400
+"""Of a query: what Brave and Tavily take, and what fits an address in any script."""
+
+
+class Engine(Protocol):
+    """What `HttpBackend` needs to know of an engine."""
+
+    @property
+    def service(self) -> Service: ...
+
+    @property
+    def parameters(self) -> dict[str, str]: ...
+
+    @property
+    def is_paid(self) -> bool: ...
+
+    @property
+    def usual_top_k(self) -> int: ...
+
+    def request(self, query: str, top_k: int) -> Request: ...
+
+    def passages(self, answer: Any) -> list[Passage]:
+        """
+        Raises:
+            SearchError: the answer has another shape.
+        """
+        ...
+
+
+class HttpBackend:
+    """A `Backend` that asks an engine."""
+
+    def __init__(self, engine: Engine, client: JsonClient) -> None:
+        self.name = engine.service.name
+        self.parameters = engine.parameters
+        self.usual_top_k = engine.usual_top_k
+        self._engine = engine
+        self._client = client
+
+    async def search(self, query: str, top_k: int) -> list[Passage]:
+        answer = await self._client.fetch(self._engine.request(query, top_k))
+        return self._engine.passages(answer)[:top_k]
+
+
+def _key_service(
+    name: str, variable: str, key: str, account: str, more_refusals: frozenset[int] = frozenset()
+) -> Service:
+    fix = f"check the key in the environment variable {variable} and the credit of its account at {account}"
+    return Service(name, key, fix, more_refusals)
+
+
+def _entries(service: Service, answer: Any, *path: str, is_absent_empty: bool = False) -> list[Mapping[str, Any]]:
+    """Return the list of objects at a path of keys; entries that are no objects are left out."""
+    found = answer
+    for key in path:
+        if is_absent_empty and isinstance(found, Mapping) and key not in found:
+            return []
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if not isinstance(found, list):
+        shown = str(answer).replace(service.secret or "\0", "***")[:200]
+        message = f"{service.name}: expected a list at {'.'.join(path)} in the answer, got {shown!r}"
+        raise SearchError(message, ToolStatus.INFRASTRUCTURE_ERROR)
+    return [entry for entry in found if isinstance(entry, Mapping)]
+
+
+def _text(entry: Mapping[str, Any], key: str) -> str:
+    value = entry.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _passages(entries: Sequence[Mapping[str, Any]], url: str, snippet: str) -> list[Passage]:
+    """Return a passage for each entry that has a snippet or a title."""
+    passages = (Passage(_text(entry, snippet), _text(entry, "title"), _text(entry, url)) for entry in entries)
+    return [passage for passage in passages if passage.snippet or passage.title]
+
+
+@dataclass(frozen=True)
+class Serper:
+    """Google through serper.dev; `SERPER_API_KEY`."""
+
+    key: str = field(repr=False)
+    base_url: str = "https://google.serper.dev"
+    country: str = "us"
+    language: str = "en"
+    is_paid = True
+    usual_top_k = 10
+
+    @property
+    def service(self) -> Service:
+        return _key_service("serper", "SERPER_API_KEY", self.key, "serper.dev")
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {"country": self.country, "language": self.language}
+
+    def request(self, query: str, top_k: int) -> Request:
+        body = {"q": query, "num": top_k, "gl": self.country, "hl": self.language}
+        return Request("POST", f"{self.base_url}/search", {"X-API-KEY": self.key}, json=body)
+
+    def passages(self, answer: Any) -> list[Passage]:
+        return _passages(_entries(self.service, answer, "organic"), "link", "snippet")
+
+
+@dataclass(frozen=True)
+class Tavily:
+    """tavily.com; `TAVILY_API_KEY`. `depth="advanced"` costs twice as much."""
+
+    key: str = field(repr=False)
+    base_url: str = "https://api.tavily.com"
+    depth: str = "basic"
+    is_paid = True
+    usual_top_k = 5
+
+    @property
+    def service(self) -> Service:
+        # 432 and 433: the plan's and the pay-as-you-go limit.
+        return _key_service("tavily", "TAVILY_API_KEY", self.key, "app.tavily.com", frozenset({432, 433}))
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {"depth": self.depth}
+
+    def request(self, query: str, top_k: int) -> Request:
+        body = {"query": query[:_MOST_CHARS], "max_results": min(top_k, 20), "search_depth": self.depth}
+        return Request("POST", f"{self.base_url}/search", {"Authorization": f"Bearer {self.key}"}, json=body)
+
+    def passages(self, answer: Any) -> list[Passage]:
+        entries = _entries(self.service, answer, "results")
+        found = (
+            Passage(
+                _text(entry, "content"),
+                _text(entry, "title"),
+                _text(entry, "url"),
+                _text(entry, "raw_content") or None,
+                _number(entry.get("score")),
+            )
+            for entry in entries
+        )
+        return [passage for passage in found if passage.snippet or passage.title]
+
+
+_TAG = re.compile(r"<[^<>]*>")
+
+
+@dataclass(frozen=True)
+class Brave:
+    """search.brave.com's API; `BRAVE_API_KEY`. At most 20 results; a query is cut to 400 characters and 50 words."""
+
+    key: str = field(repr=False)
+    base_url: str = "https://api.search.brave.com"
+    country: str = "us"
+    language: str = "en"
+    is_paid = True
+    usual_top_k = 10
+
+    @property
+    def service(self) -> Service:
+        return _key_service("brave", "BRAVE_API_KEY", self.key, "api-dashboard.search.brave.com")
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {"country": self.country, "language": self.language}
+
+    def request(self, query: str, top_k: int) -> Request:
+        query = " ".join(query.split()[:50])[:_MOST_CHARS]
+        params = {"q": query, "count": str(min(top_k, 20)), "country": self.country, "search_lang": self.language}
+        url = f"{self.base_url}/res/v1/web/search"
+        return Request("GET", url, {"X-Subscription-Token": self.key}, params | {"text_decorations": "false"})
+
+    def passages(self, answer: Any) -> list[Passage]:
+        # Without results Brave leaves `web` out of an answer that is otherwise whole.
+        is_whole = isinstance(answer, Mapping) and answer.get("type") == "search"
+        entries = _entries(self.service, answer, "web", "results", is_absent_empty=is_whole)
+        plain = [{**entry, "description": _plain(_text(entry, "description"))} for entry in entries]
+        return _passages(plain, "url", "description")
+
+
+def _plain(text: str) -> str:
+    return html.unescape(_TAG.sub("", text))
+
+
+@dataclass(frozen=True)
+class BrightData:
+    """Google or Bing through Bright Data's SERP API; `BRIGHTDATA_API_KEY` and a zone of that account."""
+
+    key: str = field(repr=False)
+    zone: str
+    base_url: str = "https://api.brightdata.com"
+    engine: str = "google"
+    country: str = "us"
+    language: str = "en"
+    is_paid = True
+    usual_top_k = 10
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("google", "bing"):
+            raise ValueError(f"brightdata: engine={self.engine!r}; expected google or bing")
+
+    @property
+    def service(self) -> Service:
+        service = _key_service("brightdata", "BRIGHTDATA_API_KEY", self.key, "brightdata.com/cp")
+        return Service(service.name, self.key, f"{service.fix}, and that its zone {self.zone!r} is a SERP zone")
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {"engine": self.engine, "country": self.country, "language": self.language}
+
+    def request(self, query: str, top_k: int) -> Request:
+        if self.engine == "google":
+            params = {"q": query[:_MOST_CHARS], "num": str(top_k), "gl": self.country, "hl": self.language}
+        else:
+            params = {"q": query[:_MOST_CHARS], "count": str(top_k), "mkt": f"{self.language}-{self.country.upper()}"}
+        url = f"https://www.{self.engine}.com/search?{urlencode({**params, 'brd_json': '1'})}"
+        body = {"zone": self.zone, "url": url, "format": "raw"}
+        return Request("POST", f"{self.base_url}/request", {"Authorization": f"Bearer {self.key}"}, json=body)
+
+    def passages(self, answer: Any) -> list[Passage]:
+        # `organic` is left out when there are no results; `general` describes every parsed page.
+        is_whole = isinstance(answer, Mapping) and "general" in answer
+        return _passages(_entries(self.service, answer, "organic", is_absent_empty=is_whole), "link", "description")
+
+
+@dataclass(frozen=True)
+class SearXNG:
+    """A SearXNG instance of one's own: no key, no cost."""
+
+    base_url: str
+    language: str = "en"
+    is_paid = False
+    usual_top_k = 10
+
+    @property
+    def service(self) -> Service:
+        return Service("searxng", fix=f"add `json` to search.formats in the settings.yml of {self.base_url}")
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {"base_url": self.base_url, "language": self.language}
+
+    def request(self, query: str, top_k: int) -> Request:
+        params = {"q": query[:_MOST_CHARS], "format": "json", "language": self.language}
+        return Request("GET", f"{self.base_url}/search", params=params)
+
+    def passages(self, answer: Any) -> list[Passage]:
+        return _passages(_entries(self.service, answer, "results"), "url", "content")
+
+
+@dataclass(frozen=True)
+class RetrievalServer:
+    """A server that speaks Search-R1's `/retrieve`, such as `python -m arpo_tools.retrieval_server`."""
+
+    base_url: str
+    is_paid = False
+    usual_top_k = 3
+
+    @property
+    def service(self) -> Service:
+        return Service("retrieval_server", fix=f"check that {self.base_url} is a retrieval server open to this machine")
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {"base_url": self.base_url}
+
+    def request(self, query: str, top_k: int) -> Request:
+        body = {"queries": [query], "topk": top_k, "return_scores": True}
+        return Request("POST", f"{self.base_url}/retrieve", json=body)
+
+    def passages(self, answer: Any) -> list[Passage]:
+        results = answer.get("result") if isinstance(answer, Mapping) else None
+        if not isinstance(results, list) or len(results) != 1 or not isinstance(results[0], list):
+            raise SearchError(
+                f"retrieval_server: expected one list of results for one query, got {str(answer)[:200]!r}",
+                ToolStatus.INFRASTRUCTURE_ERROR,
+            )
+        return [_retrieved(item) for item in results[0] if isinstance(item, Mapping)]
+
+
+def _retrieved(item: Mapping[str, Any]) -> Passage:
+    """Return the passage of `{"document": {"contents": '"Title"\\ntext'}, "score": ...}` or of the bare document."""
+    document = item["document"] if isinstance(item.get("document"), Mapping) else item
+    contents = _text(document, "contents")
+    first, _, rest = contents.partition("\n")
+    is_titled = len(first) > 1 and first.startswith('"') and first.endswith('"') and bool(rest)
+    title = first[1:-1] if is_titled else _text(document, "title")
+    return Passage(rest if is_titled else contents, title, _text(document, "url"), None, _number(item.get("score")))
+
+
+KEYS: dict[str, tuple[Callable[..., Engine], str | None]] = {
+    "serper": (Serper, "SERPER_API_KEY"),
+    "tavily": (Tavily, "TAVILY_API_KEY"),
+    "brave": (Brave, "BRAVE_API_KEY"),
+    "brightdata": (BrightData, "BRIGHTDATA_API_KEY"),
+    "searxng": (SearXNG, None),
+    "retrieval_server": (RetrievalServer, None),
+}
+"""By name: the engine, and the environment variable of its key."""

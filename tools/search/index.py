@@ -1,0 +1,148 @@
+"""An index over a corpus, kept beside it: built once, shared by all processes, rebuilt when the corpus changes.
+
+Two engines rank by BM25 and read the same words: `bm25s` (extra `search`: scores computed when the index is built, in
+memory-mapped arrays) and SQLite's `fts5` (no dependency). Passages are in an SQLite file in both.
+"""
+
+import contextlib
+import glob
+import hashlib
+import importlib.util
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from arpo_tools.search.corpus import CorpusError, Document, require_corpus
+
+ENGINES = ("auto", "bm25s", "fts5")
+_FORMAT = 2
+"""Part of the index's name: raise it when words, ranking or files change, and old indexes are rebuilt."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document that matches, with its BM25 score, higher is better."""
+
+    document: Document
+    score: float
+
+
+class DamagedIndexError(Exception):
+    """The index can't answer: its files are damaged or gone."""
+
+
+class Index(Protocol):
+    """What an engine offers once its files exist. One call at a time per thread; several threads may call."""
+
+    def search(self, words: list[str], top_k: int) -> list[Hit]:
+        """Return the best documents that hold any of the words, best first, the earlier line first among equals.
+
+        Raises:
+            DamagedIndexError: the files are damaged or gone.
+        """
+        ...
+
+
+def open_index(corpus: str | Path, engine: str = "auto") -> Index:
+    """Open the corpus's index, building it first if need be.
+
+    Raises:
+        CorpusError: see `read_corpus`; or no place for the index is writable.
+        ValueError: the engine is not one of `ENGINES`, or `bm25s` is asked for and not installed.
+    """
+    path = require_corpus(Path(corpus))
+    if _chosen(engine) == "bm25s":
+        from arpo_tools.search.bm25s_index import Bm25sIndex, build
+
+        return Bm25sIndex(_place(path, "bm25s", build))
+    from arpo_tools.search.fts5_index import Fts5Index, build
+
+    return Fts5Index(_place(path, "fts5", build))
+
+
+def _chosen(engine: str) -> str:
+    if engine not in ENGINES:
+        raise ValueError(f"search engine {engine!r}: expected one of {', '.join(ENGINES)}")
+    is_installed = is_bm25s_installed()
+    if engine == "bm25s" and not is_installed:
+        raise ValueError("search engine 'bm25s' is not installed: pip install 'arpo-verl[search]', or set engine: fts5")
+    return "bm25s" if engine != "fts5" and is_installed else "fts5"
+
+
+def is_bm25s_installed() -> bool:
+    return importlib.util.find_spec("bm25s") is not None
+
+
+def _place(corpus: Path, engine: str, build: Callable[[Path, Path], None]) -> Path:
+    """Return the path of an index that is up to date with the corpus."""
+    state = corpus.stat()
+    version = hashlib.sha256(f"{_FORMAT}:{corpus}:{state.st_size}:{state.st_mtime_ns}".encode()).hexdigest()[:16]
+    beside = corpus.parent / f".{corpus.name}.{version}.{engine}"
+    # Anybody may put files into the temporary directory, so there only one's own are believed.
+    apart = Path(tempfile.gettempdir()) / f".{corpus.name}.{version}.{os.getuid()}.{engine}"
+    for index in (beside, apart):
+        if index.exists():
+            if index == apart and index.stat().st_uid != os.getuid():
+                raise CorpusError(
+                    f"{str(index)!r} belongs to another user: remove it or set TMPDIR to a folder of yours"
+                )
+            return index
+        if os.access(index.parent, os.W_OK):
+            _build(corpus, index, build)
+            return index
+    raise CorpusError(f"no place for the index of {str(corpus)!r}: make its folder or the temporary directory writable")
+
+
+def _build(corpus: Path, index: Path, build: Callable[[Path, Path], None]) -> None:
+    """Build in a folder beside the target and rename, so that other processes see the whole index or none."""
+    workshop = Path(tempfile.mkdtemp(dir=index.parent, prefix=f"{index.name}."))
+    try:
+        unfinished = workshop / "index"
+        build(corpus, unfinished)
+        for path in (unfinished, *unfinished.glob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # other users' runs may share the corpus
+        try:
+            os.replace(unfinished, index)
+        except OSError:
+            if not index.is_dir():  # another process was faster: a folder can't replace one that has files
+                raise
+        for outdated in index.parent.glob(f".{glob.escape(corpus.name)}.*{index.suffix}"):
+            if outdated != index:
+                _remove(outdated)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _remove(index: Path) -> None:
+    if index.is_dir():
+        shutil.rmtree(index, ignore_errors=True)
+    else:
+        index.unlink(missing_ok=True)
+
+
+def open_passages(path: Path) -> sqlite3.Connection:
+    """Open an index's SQLite file for reading by several threads.
+
+    `immutable`: nobody writes to a finished index, so no lock is needed and the folder may be read-only.
+    """
+    return sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True, check_same_thread=False)
+
+
+def documents_of(connection: sqlite3.Connection, rows: list[int]) -> dict[int, Document]:
+    """Return the documents with these row numbers, by row number."""
+    sql = f"SELECT rowid, id, title, contents, url FROM documents WHERE rowid IN ({','.join('?' * len(rows))})"
+    return {row: Document(*fields) for row, *fields in connection.execute(sql, rows)}
+
+
+@contextlib.contextmanager
+def as_index_error() -> Iterator[None]:
+    """Turn what damaged files raise into `DamagedIndexError`."""
+    try:
+        yield
+    except (sqlite3.Error, OSError, EOFError, ValueError, KeyError) as error:
+        raise DamagedIndexError(f"the search index failed: {error}: delete it and it is built anew") from error

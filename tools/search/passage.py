@@ -1,0 +1,69 @@
+"""What every search back-end takes and returns, and how it fails."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Protocol
+
+from arpo_tools.tool import ToolStatus
+
+_NOT_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One result. `snippet` is what the model reads; the rest is there when the back-end has it."""
+
+    snippet: str
+    title: str = ""
+    url: str = ""
+    text: str | None = None
+    """The whole document, where the back-end returns it."""
+    score: float | None = None
+    """In the back-end's own unit; comparable within one answer only."""
+
+
+class SearchError(Exception):
+    """A search that has no answer: the text says what to do, the status says whose fault it is. Holds no key."""
+
+    def __init__(
+        self, text: str, status: ToolStatus, is_transient: bool = False, retry_after_seconds: float | None = None
+    ) -> None:
+        """
+        Args:
+            is_transient: the same request may succeed later.
+            retry_after_seconds: when the service asks for it.
+        """
+        super().__init__(text)
+        self.status = status
+        self.is_transient = is_transient
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Backend(Protocol):
+    """Where passages come from."""
+
+    name: str
+    """Part of the cache's key."""
+    parameters: dict[str, str]
+    """What else an answer depends on beside query and `top_k`, such as the market; part of the cache's key."""
+    usual_top_k: int
+
+    async def search(self, query: str, top_k: int) -> list[Passage]:
+        """Return at most `top_k` passages, best first, or none where there is nothing to find.
+
+        Raises:
+            SearchError: there is no answer.
+        """
+        ...
+
+
+def clean_query(text: str, most_chars: int) -> str:
+    """Return the query as one line without control characters and lone surrogates, of at most `most_chars`."""
+    text = text[: 8 * most_chars].encode("utf-8", "replace").decode()
+    return _NOT_TEXT.sub(" ", text).strip()[:most_chars].strip()
+
+
+def normalise_query(text: str) -> str:
+    """Return what two queries share when they are the same for a search engine: width variants, case and spaces go."""
+    return " ".join(unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode()).casefold().split())

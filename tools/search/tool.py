@@ -1,0 +1,112 @@
+"""The search tool: a query through the cache and a back-end to the text that the model reads."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arpo_tools.cache import CacheKey, SearchCache
+from arpo_tools.loop_local import LoopLocal
+from arpo_tools.search.passage import Backend, Passage, SearchError, clean_query
+from arpo_tools.tool import ToolResult, ToolStatus
+
+logger = logging.getLogger(__name__)
+
+_MOST_QUERY_CHARS = 1000
+"""More than any search engine reads; what follows is cut."""
+
+
+@dataclass(frozen=True)
+class Display:
+    """How passages become the model's text."""
+
+    max_passage_chars: int = 1000
+    show_urls: bool = False
+    """Title and address before each passage: needed by a model that also has a page browser."""
+
+    def __post_init__(self) -> None:
+        if self.max_passage_chars < 1:
+            raise ValueError(
+                f"search tool: max_passage_chars={self.max_passage_chars}; expected positive numbers: raise it"
+            )
+
+    def text_of(self, passages: Sequence[Passage]) -> str:
+        """Return one `Page i: ...` a passage, which is the format of the released ARPO code."""
+        text = "\n".join(f"Page {rank}: {self._line(passage)}" for rank, passage in enumerate(passages, start=1))
+        return text.encode("utf-8", "replace").decode()  # JSON can bring lone surrogates, which no tokenizer takes
+
+    def _line(self, passage: Passage) -> str:
+        shown = passage.snippet[: self.max_passage_chars]
+        if not self.show_urls:
+            return shown
+        return f"{passage.title[:200]} ({passage.url[:500]})\n{shown}"
+
+
+class SearchTool:
+    """A `Tool` over one back-end. Equal queries at the same time share one call where there is a cache."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        name: str = "search",
+        top_k: int | None = None,
+        display: Display | None = None,
+        cache: SearchCache | None = None,
+    ) -> None:
+        """
+        Args:
+            top_k: passages of an answer; by default the back-end's usual number.
+
+        Raises:
+            ValueError: `top_k` is not positive.
+        """
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"search tool: top_k={top_k}; expected positive numbers: raise it")
+        self.name = name
+        self.backend = backend
+        self.top_k = top_k or backend.usual_top_k
+        self.display = display or Display()
+        self.cache = cache
+        self._under_way: LoopLocal[dict[CacheKey, asyncio.Event]] = LoopLocal(dict)
+
+    async def run(self, text: str) -> ToolResult:
+        """Search for `text`. Never raises but for cancellation."""
+        query = clean_query(text, _MOST_QUERY_CHARS)
+        if not query:
+            return ToolResult("Error: the query has no words.", ToolStatus.MODEL_ERROR)
+        try:
+            passages = await self._passages(query)
+        except SearchError as error:
+            return ToolResult(f"Error: {error}", error.status)
+        except Exception as error:
+            # Where the tool meets the world: whatever a server makes a parser raise must not reach the rollout.
+            logger.exception("search back-end %r failed", self.backend.name)
+            return ToolResult(f"Error: the search failed: {type(error).__name__}", ToolStatus.INFRASTRUCTURE_ERROR)
+        if not passages:
+            return ToolResult(f"No results for: {query[:200]}", ToolStatus.EMPTY)
+        return ToolResult(self.display.text_of(passages))
+
+    async def _passages(self, query: str) -> Sequence[Passage]:
+        if self.cache is None:
+            return await self.backend.search(query, self.top_k)
+        key = CacheKey.of(self.backend.name, query, {**self.backend.parameters, "top_k": str(self.top_k)})
+        cached = await self.cache.get(key)
+        if cached is not None:
+            return cached
+        under_way = await self._under_way.get()
+        if key in under_way:
+            # Leaves of one prompt often ask the same thing at the same time. After a failure each asks by itself.
+            await under_way[key].wait()
+            cached = await self.cache.get(key)
+            return cached if cached is not None else await self._fetch(key, query)
+        under_way[key] = asyncio.Event()
+        try:
+            return await self._fetch(key, query)
+        finally:
+            under_way.pop(key).set()
+
+    async def _fetch(self, key: CacheKey, query: str) -> list[Passage]:
+        passages = await self.backend.search(query, self.top_k)
+        if self.cache is not None:
+            await self.cache.put(key, passages)
+        return passages
