@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from arpo_tools import LocalSearch, PythonInterpreter
+from arpo_verl.config import ArpoConfig
 from arpo_verl.reward import compute_score
-from arpo_verl.rollout.tag_syntax import RESULT
 from arpo_verl.tiny_world import cold_start, model
 from arpo_verl.tiny_world.world import GRADES, SYLLABLES, Question, World, cold_start_question, make_world, trace
 
@@ -239,7 +239,10 @@ def test_traces_follow_their_strategy(question, strategy, skipped):
     pieces = trace(question, results, strategy, random.Random(0))
     assert [is_written_by_model for _, is_written_by_model in pieces] == [True, False] * calls + [True]
     assert [text for text, _ in pieces[:-1:2]] == [f"<{tool}>{text}</{tool}>" for tool, text in question.calls[:calls]]
-    assert [text for text, _ in pieces[1::2]] == [RESULT.format(text=result) for result in results[:calls]]
+    answers = [ArpoConfig.result_template.replace("{result}", result) for result in results[:calls]]
+    assert [text for text, _ in pieces[1::2]] == answers
+        ArpoConfig.result_template.replace("{result}", result) for result in results[:calls]
+    ]
     if strategy == "tools":
         assert pieces[-1][0] == f"<answer>\\boxed{{{question.answer}}}</answer>"
 
