@@ -178,13 +178,12 @@ async def test_a_reader_that_hangs_is_killed_and_the_loop_goes_on(monkeypatch):
     before = children()
     tool = browser(read_seconds=0.3)
     async with serving(page("<div>" * 20_000 + "deep")) as server:
-        lag, call = 0.0, asyncio.create_task(tool.run(server.url))
+        turns, call = 0, asyncio.create_task(tool.run(server.url))
         while not call.done():
-            start = time.monotonic()
             await asyncio.sleep(0.01)
-            lag = max(lag, time.monotonic() - start)
+            turns += 1
         await call
-    assert lag < 0.5
+    assert turns > 5  # in the 0.3 s that the reader has
     assert len(children() - before) <= 1
 
 

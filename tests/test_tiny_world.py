@@ -241,8 +241,6 @@ def test_traces_follow_their_strategy(question, strategy, skipped):
     assert [text for text, _ in pieces[:-1:2]] == [f"<{tool}>{text}</{tool}>" for tool, text in question.calls[:calls]]
     answers = [ArpoConfig.result_template.replace("{result}", result) for result in results[:calls]]
     assert [text for text, _ in pieces[1::2]] == answers
-        ArpoConfig.result_template.replace("{result}", result) for result in results[:calls]
-    ]
     if strategy == "tools":
         assert pieces[-1][0] == f"<answer>\\boxed{{{question.answer}}}</answer>"
 
