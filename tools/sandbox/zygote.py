@@ -1,0 +1,246 @@
+"""The helper: a Python with everything imported that forks a child for every call and watches all of them.
+
+It is one thread and one loop. It never holds a program or an output, which travel between the tool and the child
+through descriptors that it passes on: a child is a copy of the helper, and would find there what other calls have left.
+
+Messages, each one packet of the control socket, JSON but for the descriptors:
+    tool -> helper  {"run": id} with the program's file and the output's pipe; {"kill": id}
+    helper -> tool  {"ready": report}; {"ended": id, "exit_code", "cpu_seconds", "is_timeout", "failure"}
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from . import child, kernel, limits
+from .plan import Plan
+from .preload import preload
+from .raise_walls import raise_walls
+from .thread_gate import Gate
+from .walls import Walls
+
+_PACKET_BYTES = 1 << 16
+
+
+@dataclass
+class _Call:
+    """One call from its fork until its child is reaped."""
+
+    identifier: int
+    pid: int
+    deadline: float
+    channel: socket.socket | None
+    gate: Gate | None = None
+    is_timeout: bool = False
+    is_ready: bool = False
+    failure: str = field(default="the child ended before its walls stood")
+
+
+class _Closed(Exception):
+    """The tool has closed its end."""
+
+
+class Zygote:
+    """Serves the calls that come in on a socket until it is closed."""
+
+    def __init__(self, control: socket.socket, walls: Walls) -> None:
+        self._control = control
+        self._walls = walls
+        self._pid = os.getpid()
+        self._calls: dict[int, _Call] = {}
+        """By process id."""
+        self._selector = selectors.DefaultSelector()
+        self._wake, wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, or nothing would be written
+        self._watch(control, self._receive)
+        self._watch(self._wake, self._reap)
+
+    def serve(self) -> None:
+        """Serve until the tool closes its end; then leave no child behind."""
+        try:
+            while True:
+                for key, _ in self._selector.select(self._patience()):
+                    # One handler may have closed what another one was to read.
+                    if self._selector.get_map().get(key.fd) is key:
+                        key.data()
+                self._kill_overdue()
+        except (_Closed, BrokenPipeError, ConnectionResetError):
+            pass
+        finally:
+            for call in self._calls.values():
+                _kill(call.pid)
+            self._kill_orphans()
+            for pid in self._calls:
+                os.waitpid(pid, 0)
+
+    def _watch(self, file: int | socket.socket, handler: Callable[[], None]) -> None:
+        self._selector.register(file, selectors.EVENT_READ, handler)
+
+    def _patience(self) -> float | None:
+        waiting = [call.deadline for call in self._calls.values() if not call.is_timeout]
+        return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+
+    def _kill_overdue(self) -> None:
+        now = time.monotonic()
+        for call in self._calls.values():
+            if call.deadline <= now and not call.is_timeout:
+                call.is_timeout = True
+                _kill(call.pid)
+
+    def _receive(self) -> None:
+        packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET_BYTES, 2)
+        if not packet:
+            raise _Closed
+        message = json.loads(packet)
+        if "run" in message:
+            try:
+                self._start(message["run"], *descriptors)
+            except OSError as error:
+                _send(self._control, {"ended": message["run"], "failure": f"the helper could not fork: {error}"})
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        for call in self._calls.values():
+            if call.identifier == message.get("kill"):
+                _kill(call.pid)
+
+    def _start(self, identifier: int, source: int, output: int) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                child.run_child(child.Descriptors(source, output, theirs), self._walls, self._pid)
+        deadline = time.monotonic() + self._walls.limits.timeout_seconds
+        call = self._calls[pid] = _Call(identifier, pid, deadline, ours)
+        self._watch(ours, lambda: self._hear(call))
+
+    def _hear(self, call: _Call) -> None:
+        """Take what a child says while its walls go up."""
+        channel = call.channel
+        if channel is None:
+            return
+        message, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 1)
+        if message == child.GATE and descriptors:
+            gate = call.gate = Gate(descriptors[0], call.pid)
+            self._watch(gate.listener, lambda: self._guard(call, gate))
+        elif message == child.READY:
+            call.is_ready = True
+        elif message.startswith(child.FAILED):
+            call.failure = message.removeprefix(child.FAILED).decode("utf-8", "replace")
+        else:
+            self._selector.unregister(channel)
+            channel.close()
+            call.channel = None
+
+    def _guard(self, call: _Call, gate: Gate) -> None:
+        if not gate.answer():
+            self._close_gate(call)
+
+    def _close_gate(self, call: _Call) -> None:
+        if call.gate is not None:
+            self._selector.unregister(call.gate.listener)
+            call.gate.close()
+            call.gate = None
+
+    def _reap(self) -> None:
+        """Take every child that has ended, and tell the tool."""
+        os.read(self._wake, 4096)
+        while (pid := _ended_child()) is not None:
+            if not self._walls.has_seccomp:
+                _kill_group(pid)  # not yet reaped, so the number of the group can't be another's
+                self._kill_orphans()
+            _, status, usage = os.wait4(pid, 0)
+            if (call := self._calls.pop(pid, None)) is not None:  # else an orphan that came to us
+                self._end(call, status, usage.ru_utime + usage.ru_stime)
+
+    def _end(self, call: _Call, status: int, cpu_seconds: float) -> None:
+        while call.channel is not None:
+            self._hear(call)  # its last words may be unread
+        self._close_gate(call)
+        ending = {
+            "ended": call.identifier,
+            "exit_code": os.waitstatus_to_exitcode(status),
+            "cpu_seconds": cpu_seconds,
+            "is_timeout": call.is_timeout,
+        }
+        _send(self._control, ending if call.is_ready or call.is_timeout else ending | {"failure": call.failure})
+
+    def _kill_orphans(self) -> None:
+        """Kill what children have left behind, which the kernel has made ours; only without seccomp is there any."""
+        try:
+            with open(f"/proc/self/task/{self._pid}/children") as file:
+                pids = [int(word) for word in file.read().split()]
+        except OSError:
+            return
+        for pid in pids:
+            if pid not in self._calls:
+                os.kill(pid, signal.SIGKILL)
+
+
+def _kill(pid: int) -> None:
+    """Kill a child that has not been reaped, and its group, which it makes a moment after its fork."""
+    os.kill(pid, signal.SIGKILL)
+    _kill_group(pid)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _ended_child() -> int | None:
+    """Return a child that has ended, without reaping it."""
+    try:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return ended.si_pid if ended is not None else None
+
+
+def main() -> None:
+    """Start on the control socket and with the plan that the command line names."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    plan = Plan.from_json(sys.argv[2])
+    _become_helper(plan)
+    scratch = tempfile.mkdtemp(prefix="arpo-python-")
+    try:
+        os.chdir(scratch)
+        preloaded = preload(plan.library_folders)
+        walls, report = raise_walls(plan, scratch)
+        os.chmod(scratch, 0o555)
+        _send(control, {"ready": dataclasses.asdict(report) | {"preloaded": preloaded}})
+        Zygote(control, walls).serve()
+    except OSError as error:
+        _send(control, {"failed": str(error)})
+    finally:
+        os.rmdir(scratch)
+
+
+def _become_helper(plan: Plan) -> None:
+    """Give up what the helper doesn't need, before anything else."""
+    if plan.parent:
+        limits.die_with(plan.parent)
+    if not plan.limits.scratch_mb:  # a child that mounts needs them, and drops them afterwards
+        limits.drop_privileges()
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most_files = min(child.MOST_HELPER_FILES, most_files)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    kernel.prctl(kernel.PR_SET_NAME, b"arpo-python")
+    kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # when memory runs out, a program of the model shall end, not the training
+
+
+def _send(control: socket.socket, message: dict[str, object]) -> None:
+    control.send(json.dumps(message).encode())
