@@ -1,8 +1,8 @@
 """Which files a child may read, which directory it may write, and that it reaches nothing outside (Landlock).
 
-Everything that the running kernel's version of Landlock can handle is handled: files (ABI 1 to 3), device ioctls (5),
-TCP (4), abstract sockets and signals (6). Not covered by any version: whether a path exists, its size and its owner can
-be asked for (`stat`), and modes, owners, times and attributes can be changed; the system call filter refuses the latter.
+Everything that the running kernel's version of Landlock can handle is handled: files (ABI 1 to 3), TCP (4), device
+ioctls (5), abstract sockets and signals (6). Not covered by any version: whether a path exists, its size and its owner
+can be asked for (`stat`), and modes, owners, times and attributes can be changed, which the system call filter refuses.
 """
 
 import contextlib

@@ -83,3 +83,5 @@ METADATA = _table(
 
 FALL_BACK = _table("openat2 437 437; clone3 435 435")
 """ENOSYS by intention: their flags lie behind a pointer, where no filter can look, and libraries fall back."""
+
+GROUPS = (FREE, FILTERED, REFUSED, CHANGES, METADATA, FALL_BACK)

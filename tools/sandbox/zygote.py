@@ -30,6 +30,8 @@ from .thread_gate import Gate
 from .walls import Walls
 
 _PACKET_BYTES = 1 << 16
+_LEAST_FREE_MB = 32
+"""Address space that a program needs at the very least, beside what the helper takes."""
 
 
 @dataclass
@@ -217,14 +219,16 @@ def main() -> None:
     try:
         os.chdir(scratch)
         preloaded = preload(plan.library_folders)
+        _check_memory(plan.limits.memory_mb)
         walls, report = raise_walls(plan, scratch)
         os.chmod(scratch, 0o555)
         _send(control, {"ready": dataclasses.asdict(report) | {"preloaded": preloaded}})
         Zygote(control, walls).serve()
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         _send(control, {"failed": str(error)})
     finally:
         os.rmdir(scratch)
+    os._exit(0)  # taking a Python with SymPy apart takes longer than a call
 
 
 def _become_helper(plan: Plan) -> None:
@@ -240,6 +244,20 @@ def _become_helper(plan: Plan) -> None:
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # when memory runs out, a program of the model shall end, not the training
+
+
+def _check_memory(memory_mb: int) -> None:
+    """
+    Raises:
+        MemoryError: a program would have next to nothing beside what is imported.
+    """
+    with open("/proc/self/statm") as file:
+        taken_mb = int(file.read().split()[0]) * resource.getpagesize() >> 20
+    if memory_mb < taken_mb + _LEAST_FREE_MB:
+        raise MemoryError(
+            f"memory_mb={memory_mb}, of which Python and the imported libraries take {taken_mb}; expected at least "
+            f"{_LEAST_FREE_MB} more than that: raise it"
+        )
 
 
 def _send(control: socket.socket, message: dict[str, object]) -> None:
