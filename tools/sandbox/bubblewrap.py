@@ -14,11 +14,11 @@ def bubblewrap_command(executable: str, readable: list[str]) -> list[str]:
         executable: the path of `bwrap`.
         readable: files and directories that are there inside, under their own names, to be read.
     """
-    command = [executable, "--unshare-all", "--die-with-parent"]
+    # First what may hide others: an environment can lie in /tmp.
+    command = [executable, "--unshare-all", "--die-with-parent", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
     for path in _outermost(readable):
         command += ["--ro-bind", path, path]
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--remount-ro", "/"]
-    return command
+    return [*command, "--remount-ro", "/"]
 
 
 def _outermost(paths: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import tempfile
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -53,6 +54,7 @@ def _enter(descriptors: Descriptors, walls: Walls, helper: int) -> bytes:
     os.dup2(descriptors.output, 2)
     renew_random_state()
     os.environ.clear()
+    tempfile.tempdir = None  # the helper's own, which the program can't use
     listener = walls.enclose(helper)
     if listener is not None:
         socket.send_fds(descriptors.channel, [GATE], [listener])

@@ -79,13 +79,11 @@ class HelperClient:
             if "failed" in message:
                 raise HelperError(message["failed"])
             await anext(client._guard)
-        except BaseException as error:
-            words = helper.last_words()
+        except asyncio.TimeoutError as error:
             client.close()
-            if isinstance(error, asyncio.TimeoutError):
-                raise HelperError(f"the interpreter did not start within {_START_SECONDS:g} s {words}") from error
-            if isinstance(error, HelperError):
-                raise HelperError(f"{error} {words}".strip()) from error
+            raise HelperError(f"the interpreter did not start within {_START_SECONDS:g} s") from error
+        except BaseException:
+            client.close()
             raise
         return client, SandboxReport(**message["ready"])
 
@@ -150,7 +148,7 @@ class HelperClient:
                 self._fail(f"the interpreter can't be heard: {error}")
                 return
             if not packet:
-                self._fail("the interpreter's helper process has ended")
+                self._fail(f"the interpreter's helper process has ended {self._helper.last_words()}".strip())
                 return
             message = json.loads(packet)
             ending = self._endings.get(message.get("ended", 0))
@@ -215,7 +213,7 @@ async def start_best(plan: Plan, max_children: int) -> tuple[HelperClient, Sandb
     if plan.isolation != "limits":
         advice = "an extra layer, which most containers forbid; to have it, install bubblewrap and allow namespaces"
         report.missing.append(f"bubblewrap ({failure}): {advice}")
-    _tell_once(report.level, tuple(report.missing))
+        _tell_once(report.level, tuple(report.missing))
     return client, report
 
 

@@ -90,7 +90,8 @@ def readable_paths(folders: list[str]) -> list[str]:
     for name in _LIBRARIES:  # a package may be a link to somewhere else
         linked += [os.path.realpath(os.path.join(folder, name)) for folder in folders]
     paths = [*standard, *prefixes, *folders, *linked, *_SYSTEM]
-    return [path for path in dict.fromkeys(map(os.path.realpath, paths)) if os.path.exists(path)]
+    both = [name for path in paths for name in (path, os.path.realpath(path))]  # bubblewrap makes no links
+    return [path for path in dict.fromkeys(both) if os.path.exists(path)]
 
 
 def start_helper(plan: Plan, bubblewrap: str | None) -> Helper:
@@ -104,7 +105,7 @@ def start_helper(plan: Plan, bubblewrap: str | None) -> Helper:
         OSError: the process can't be started.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    errors = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 - the helper's owner closes it
     python = os.path.realpath(sys.executable) if bubblewrap else sys.executable
     arguments = [str(_PACKAGE.parent), str(theirs.fileno()), plan.to_json()]
     # -S: reading every .pth file takes long, and they may run code. -u: what a program printed before a sudden end must
