@@ -17,6 +17,9 @@ from .bubblewrap import bubblewrap_command
 from .limits import CallLimits
 from .plan import Plan
 
+STOP_SECONDS = 5.0
+"""How long a helper may take to end its children and itself before it is killed."""
+
 _PACKAGE = Path(__file__).parent
 
 # The package under the name `sandbox`: importing `arpo_tools` would import every tool and what it needs.
@@ -48,12 +51,12 @@ class Helper:
             return self.errors.read()[-500:].decode("utf-8", "replace").strip()
         return ""
 
-    def stop(self, patience_seconds: float = 5.0) -> None:
+    def stop(self) -> None:
         """Close the socket, which ends the helper and its children; kill it if it doesn't end; reap it."""
         self.control.close()
         self.errors.close()
         try:
-            self.process.wait(patience_seconds)
+            self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -1,0 +1,42 @@
+"""What tests ask about processes: who descends from this one, and whether somebody is gone."""
+
+import os
+import time
+from pathlib import Path
+
+
+def descendants(ancestor: int | None = None) -> set[int]:
+    """Return the ids of the children of a process (this one by default), their children and so on; zombies too."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found: set[int] = set()
+    waiting = [ancestor or os.getpid()]
+    while waiting:
+        children = parents.get(waiting.pop(), [])
+        found.update(children)
+        waiting += children
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether a process has ended; a zombie has, as who reaps an orphan is not for a test to say."""
+    fields = _stat(pid)
+    return not fields or fields[0] == "Z"
+
+
+def assert_gone(*pids: int) -> None:
+    """Fail unless all the processes end within 5 s."""
+    deadline = time.monotonic() + 5
+    while not all(map(is_gone, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)  # the kernel delivers a signal to an orphan in its own time
+    assert [pid for pid in pids if not is_gone(pid)] == []
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the state on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
