@@ -50,8 +50,8 @@ FILES = {
     "read through a directory's descriptor": "d = os.open('/', os.O_PATH)\n"
     "attempt(lambda: print(os.read(os.open('SECRET_FILE'[1:], os.O_RDONLY, dir_fd=d), 99)))",
     "read through a link to the root": "attempt(lambda: print(open('/proc/self/root' + 'SECRET_FILE').read()))",
-    "read by a handle": "attempt(call, 'name_to_handle_at', -100, b'SECRET_FILE', ctypes.create_string_buffer(256), "
-    "ctypes.create_string_buffer(8), 0)",
+    "read by a handle": "h = ctypes.create_string_buffer(struct.pack('Ii', 128, 0).ljust(256, b'\\0'))\n"
+    "attempt(call, 'name_to_handle_at', -100, b'SECRET_FILE', h, ctypes.create_string_buffer(8), 0)",
     "read a leaked descriptor": "for d in range(3, 1024):\n    try:\n        print('GOT THROUGH', os.pread(d, 99, 0))\n"
     "    except OSError:\n        pass",
     "list a directory": "attempt(lambda: print(os.listdir('FOLDER')))",
@@ -116,7 +116,8 @@ PROCESSES = {
     "attempt(call, 'clone', signal.SIGCHLD, 0, 0, 0, 0)",
     "clone with memory shared": "attempt(call, 'clone', 0x100 | 0x4000 | signal.SIGCHLD, 0, 0, 0, 0)",
     "clone3": "attempt(call, 'clone3', ctypes.create_string_buffer(struct.pack('Q', 0).ljust(88, b'\\0')), 88)",
-    "fork bomb": "for _ in range(50): attempt(os.fork)",
+    "fork bomb": "for _ in range(50):\n    if os.fork() == 0:\n        time.sleep(2)\n        os._exit(0)\n"
+    "    print('GOT THROUGH')",
     "daemon": "attempt(os.setsid)\nif attempt(os.fork) == 0: time.sleep(60)",
     "subprocess": "attempt(subprocess.run, ['id'])\nattempt(subprocess.run, 'id', shell=True)",
     "shell": "print(os.system('echo GOT THROUGH'))\nattempt(os.popen, 'id')",

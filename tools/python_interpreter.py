@@ -18,7 +18,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from arpo_tools.sandbox.client import Ending, HelperClient, HelperError, start_best
+from arpo_tools.sandbox.client import Ending, HelperClient, HelperError, HelperGone, start_best
 from arpo_tools.sandbox.launch import make_plan
 from arpo_tools.sandbox.limits import CallLimits
 from arpo_tools.sandbox.plan import Plan, SandboxReport
@@ -28,6 +28,8 @@ from arpo_tools.tool import ToolResult, ToolStatus
 
 _LARGEST_LIMIT = 1 << 40
 """In MB or seconds: below it, every limit fits the kernel's 64 bits."""
+_MOST_HELPERS = 3
+"""Helpers that one call is offered to."""
 _ISOLATIONS = ("auto", "strict", "limits")
 
 
@@ -85,12 +87,21 @@ class PythonInterpreter:
         if not text.strip():
             return ToolResult("Error: no code was given.", ToolStatus.MODEL_ERROR)
         try:
-            client, _ = await self._helper()
-            # A character has at most four bytes in UTF-8.
-            ending = await client.run(text.encode("utf-8", "replace"), 4 * self.max_output_chars + 4)
+            return self._result(await self._ending_of(text.encode("utf-8", "replace")))
         except (HelperError, OSError) as error:
             return ToolResult(f"Error: {error}", ToolStatus.INFRASTRUCTURE_ERROR)
-        return self._result(ending)
+
+    async def _ending_of(self, source: bytes) -> Ending:
+        """Run a program; a helper that dies while it waits for its turn is replaced."""
+        failure = HelperGone("no helper was asked")
+        for _ in range(_MOST_HELPERS):
+            client, _report = await self._helper()
+            try:
+                # A character has at most four bytes in UTF-8.
+                return await client.run(source, 4 * self.max_output_chars + 4)
+            except HelperGone as error:
+                failure = error
+        raise failure
 
     async def start(self) -> SandboxReport:
         """Start the helper on the running loop unless there is one, and return how well programs are walled in.

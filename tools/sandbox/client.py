@@ -30,6 +30,10 @@ class HelperError(Exception):
     """The helper can't be started, has died, or is stuck: the program that was to run is not to blame."""
 
 
+class HelperGone(HelperError):
+    """The helper had died before the program was handed to it: another one can run it."""
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a program has ended, by the kernel's account."""
@@ -56,6 +60,7 @@ class HelperClient:
         self._endings: dict[int, asyncio.Future[dict[str, Any]]] = {0: self._loop.create_future()}
         """By identifier; 0 is the start."""
         self._failure = ""
+        self._is_retired = False
         self._guard = _close_with_loop(self)
         # Room for the messages of all children, so that sending never waits.
         helper.control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -89,18 +94,19 @@ class HelperClient:
 
     @property
     def is_usable(self) -> bool:
-        """Whether calls can be made: the helper lives, and it is this process's own."""
-        return not self._failure and self._owner == os.getpid()
+        """Whether calls can be made: the helper is alive and well, and this process's own."""
+        return not self._failure and not self._is_retired and self._owner == os.getpid()
 
     async def run(self, source: bytes, max_output_bytes: int) -> Ending:
         """Run a program. Cancellation kills it.
 
         Raises:
             HelperError: the helper died, is stuck, or couldn't put up its walls.
+            HelperGone: it had died before.
         """
         async with self._slots:
             if not self.is_usable:
-                raise HelperError(self._failure)
+                raise HelperGone(self._failure or "the interpreter is being replaced")
             self._last_identifier += 1
             identifier = self._last_identifier
             output = Output(max_output_bytes, lambda: self._send({"kill": identifier}))
@@ -111,6 +117,7 @@ class HelperClient:
                 output.close_write_end()
                 message = await self._ending(identifier)
                 if "failure" in message:
+                    self._is_retired = True  # what keeps one child from its walls would keep others from them too
                     raise HelperError(message["failure"])
                 return Ending(
                     output=output.finish(),
@@ -122,6 +129,8 @@ class HelperClient:
             finally:
                 self._endings.pop(identifier, None)
                 output.close()
+                if self._is_retired and len(self._endings) == 1:  # all but the start's
+                    self.close()
 
     async def _ending(self, identifier: int) -> dict[str, Any]:
         patience = self._plan.limits.timeout_seconds + _GRACE_SECONDS
