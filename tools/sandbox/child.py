@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import tempfile
-from dataclasses import dataclass
 from typing import NoReturn
 
 from . import kernel
@@ -18,47 +17,46 @@ GATE, READY, FAILED = b"gate", b"ready", b"failed:"
 """What a child says to the helper before it runs the program; afterwards the channel is closed."""
 
 
-@dataclass(frozen=True)
-class Descriptors:
-    """What a child inherits for its own use."""
+def run_child(channel: socket.socket, walls: Walls, helper: int) -> NoReturn:
+    """Put up the walls, wait for a program, run it and end the process.
 
-    source: int
-    """A file with the program, UTF-8."""
-    output: int
-    """Where it prints."""
-    channel: socket.socket
-    """To the helper."""
-
-
-def run_child(descriptors: Descriptors, walls: Walls, helper: int) -> NoReturn:
-    """Put up the walls, run the program and end the process."""
+    Args:
+        channel: to the helper, which sends the program's file and the end of the pipe that it prints to.
+        walls: prepared.
+        helper: the process id of the helper.
+    """
     try:
-        source = _enter(descriptors, walls, helper)
+        source = _enter(channel, walls, helper)
     except BaseException as error:
         report = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:1000]
-        descriptors.channel.send(FAILED + report)
+        channel.send(FAILED + report)
         os._exit(1)
     run_program(source, walls.limits.memory_mb)
     os._exit(1)
 
 
-def _enter(descriptors: Descriptors, walls: Walls, helper: int) -> bytes:
+def _enter(channel: socket.socket, walls: Walls, helper: int) -> bytes:
     """Put up the walls and return the program; no code of the model has run by then."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setsid()
-    with os.fdopen(descriptors.source, "rb", closefd=False) as file:
-        source = file.read()
-    os.dup2(descriptors.output, 1)
-    os.dup2(descriptors.output, 2)
-    renew_random_state()
+    kernel.prctl(kernel.PR_SET_NAME, b"arpo-spare")
     os.environ.clear()
     tempfile.tempdir = None  # the helper's own, which the program can't use
     listener = walls.enclose(helper)
     if listener is not None:
-        socket.send_fds(descriptors.channel, [GATE], [listener])
+        socket.send_fds(channel, [GATE], [listener])
+    _, descriptors, _, _ = socket.recv_fds(channel, 1, 2)
+    if len(descriptors) != 2:
+        os._exit(0)  # the helper has ended, or the tool was closed
+    source, output = descriptors
+    with os.fdopen(source, "rb", closefd=False) as file:
+        program = file.read()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    renew_random_state()
+    kernel.prctl(kernel.PR_SET_NAME, b"arpo-program")
     walls.seal()
-    descriptors.channel.send(READY)
+    channel.send(READY)
     kernel.close_descriptors_from(3, MOST_HELPER_FILES)
-    return source
+    return program

@@ -1,5 +1,6 @@
 """Finds out, by trying, how much of the walls this machine and the container around it allow."""
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -115,7 +116,9 @@ def _try_to_escape(walls: Walls) -> str:
         with theirs:
             pid = os.fork()
             if pid == 0:
-                child.run_child(child.Descriptors(source.fileno(), output.fileno(), theirs), walls, helper)
+                child.run_child(theirs, walls, helper)
+        with contextlib.suppress(BrokenPipeError):  # it may have failed by now, which it has said
+            socket.send_fds(ours, [b"r"], [source.fileno(), output.fileno()])
         words = []
         while message := _hear(ours):
             words.append(message)

@@ -11,6 +11,7 @@ Messages, each one packet of the control socket, JSON but for the descriptors:
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import resource
 import selectors
@@ -20,9 +21,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from . import child, kernel, limits
+from . import kernel, limits
+from .child import FAILED, GATE, MOST_HELPER_FILES, READY, run_child
 from .plan import Plan
 from .preload import preload
 from .raise_walls import raise_walls
@@ -35,17 +37,18 @@ _LEAST_FREE_MB = 32
 
 
 @dataclass
-class _Call:
-    """One call from its fork until its child is reaped."""
+class _Child:
+    """A child from its fork until it is reaped: at first a spare one, then the one of a call."""
 
-    identifier: int
     pid: int
-    deadline: float
     channel: socket.socket | None
+    call: int = 0
+    """The tool's number of the call; 0: spare."""
+    deadline: float = math.inf
     gate: Gate | None = None
     is_timeout: bool = False
     is_ready: bool = False
-    failure: str = field(default="the child ended before its walls stood")
+    failure: str = "the child ended before its walls stood"
 
 
 class _Closed(Exception):
@@ -59,8 +62,10 @@ class Zygote:
         self._control = control
         self._walls = walls
         self._pid = os.getpid()
-        self._calls: dict[int, _Call] = {}
+        self._children: dict[int, _Child] = {}
         """By process id."""
+        self._spare: _Child | None = None
+        self._may_have_spare = True
         self._selector = selectors.DefaultSelector()
         self._wake, wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
@@ -72,33 +77,42 @@ class Zygote:
         """Serve until the tool closes its end; then leave no child behind."""
         try:
             while True:
-                for key, _ in self._selector.select(self._patience()):
-                    # One handler may have closed what another one was to read.
-                    if self._selector.get_map().get(key.fd) is key:
-                        key.data()
-                self._kill_overdue()
+                self._serve_once()
         except (_Closed, BrokenPipeError, ConnectionResetError):
             pass
         finally:
-            for call in self._calls.values():
-                _kill(call.pid)
+            for child in self._children.values():
+                _kill(child.pid)
             self._kill_orphans()
-            for pid in self._calls:
+            for pid in self._children:
                 os.waitpid(pid, 0)
+
+    def _serve_once(self) -> None:
+        wants_spare = self._spare is None and self._may_have_spare
+        events = self._selector.select(0 if wants_spare else self._patience())
+        for key, _ in events:
+            # One handler may have closed what another one was to read.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data()
+        self._kill_overdue()
+        if wants_spare and not events:  # the next call need not wait for its fork
+            with contextlib.suppress(OSError):
+                self._spare = self._fork()
+            self._may_have_spare = self._spare is not None
 
     def _watch(self, file: int | socket.socket, handler: Callable[[], None]) -> None:
         self._selector.register(file, selectors.EVENT_READ, handler)
 
     def _patience(self) -> float | None:
-        waiting = [call.deadline for call in self._calls.values() if not call.is_timeout]
-        return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+        nearest = min((child.deadline for child in self._children.values() if not child.is_timeout), default=math.inf)
+        return None if nearest == math.inf else max(0.0, nearest - time.monotonic())
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
-        for call in self._calls.values():
-            if call.deadline <= now and not call.is_timeout:
-                call.is_timeout = True
-                _kill(call.pid)
+        for child in self._children.values():
+            if child.deadline <= now and not child.is_timeout:
+                child.is_timeout = True
+                _kill(child.pid)
 
     def _receive(self) -> None:
         packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET_BYTES, 2)
@@ -107,53 +121,77 @@ class Zygote:
         message = json.loads(packet)
         if "run" in message:
             try:
-                self._start(message["run"], *descriptors)
+                self._start(message["run"], descriptors)
             except OSError as error:
                 _send(self._control, {"ended": message["run"], "failure": f"the helper could not fork: {error}"})
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
-        for call in self._calls.values():
-            if call.identifier == message.get("kill"):
-                _kill(call.pid)
+        for child in self._children.values():
+            if child.call and child.call == message.get("kill"):
+                _kill(child.pid)
 
-    def _start(self, identifier: int, source: int, output: int) -> None:
+    def _start(self, call: int, descriptors: list[int]) -> None:
+        """Hand a program to the spare child, or to a new one."""
+        child, self._spare = self._spare, None
+        for candidate in (child, None):
+            chosen = candidate or self._fork()
+            if chosen.channel is None:
+                continue  # it has died, which nobody has noticed yet
+            try:
+                socket.send_fds(chosen.channel, [b"r"], descriptors)
+            except BrokenPipeError:
+                if candidate is None:
+                    raise
+                continue
+            chosen.call = call
+            chosen.deadline = time.monotonic() + self._walls.limits.timeout_seconds
+            return
+
+    def _fork(self) -> _Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                raise
             if pid == 0:
-                child.run_child(child.Descriptors(source, output, theirs), self._walls, self._pid)
-        deadline = time.monotonic() + self._walls.limits.timeout_seconds
-        call = self._calls[pid] = _Call(identifier, pid, deadline, ours)
-        self._watch(ours, lambda: self._hear(call))
+                run_child(theirs, self._walls, self._pid)
+        child = self._children[pid] = _Child(pid, ours)
+        self._watch(ours, lambda: self._hear(child))
+        return child
 
-    def _hear(self, call: _Call) -> None:
+    def _hear(self, child: _Child) -> None:
         """Take what a child says while its walls go up."""
-        channel = call.channel
+        channel = child.channel
         if channel is None:
             return
-        message, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 1)
-        if message == child.GATE and descriptors:
-            gate = call.gate = Gate(descriptors[0], call.pid)
-            self._watch(gate.listener, lambda: self._guard(call, gate))
-        elif message == child.READY:
-            call.is_ready = True
-        elif message.startswith(child.FAILED):
-            call.failure = message.removeprefix(child.FAILED).decode("utf-8", "replace")
+        try:
+            message, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 1)
+        except ConnectionResetError:  # it has died with the program unread
+            message, descriptors = b"", []
+        if message == GATE and descriptors:
+            gate = child.gate = Gate(descriptors[0], child.pid)
+            self._watch(gate.listener, lambda: self._guard(child, gate))
+        elif message == READY:
+            child.is_ready = self._may_have_spare = True
+        elif message.startswith(FAILED):
+            child.failure = message.removeprefix(FAILED).decode("utf-8", "replace")
         else:
             self._selector.unregister(channel)
             channel.close()
-            call.channel = None
+            child.channel = None
 
-    def _guard(self, call: _Call, gate: Gate) -> None:
+    def _guard(self, child: _Child, gate: Gate) -> None:
         if not gate.answer():
-            self._close_gate(call)
+            self._close_gate(child)
 
-    def _close_gate(self, call: _Call) -> None:
-        if call.gate is not None:
-            self._selector.unregister(call.gate.listener)
-            call.gate.close()
-            call.gate = None
+    def _close_gate(self, child: _Child) -> None:
+        if child.gate is not None:
+            self._selector.unregister(child.gate.listener)
+            child.gate.close()
+            child.gate = None
 
     def _reap(self) -> None:
         """Take every child that has ended, and tell the tool."""
@@ -163,20 +201,24 @@ class Zygote:
                 _kill_group(pid)  # not yet reaped, so the number of the group can't be another's
                 self._kill_orphans()
             _, status, usage = os.wait4(pid, 0)
-            if (call := self._calls.pop(pid, None)) is not None:  # else an orphan that came to us
-                self._end(call, status, usage.ru_utime + usage.ru_stime)
+            if (child := self._children.pop(pid, None)) is not None:  # else an orphan that came to us
+                self._end(child, status, usage.ru_utime + usage.ru_stime)
 
-    def _end(self, call: _Call, status: int, cpu_seconds: float) -> None:
-        while call.channel is not None:
-            self._hear(call)  # its last words may be unread
-        self._close_gate(call)
+    def _end(self, child: _Child, status: int, cpu_seconds: float) -> None:
+        while child.channel is not None:
+            self._hear(child)  # its last words may be unread
+        self._close_gate(child)
+        if not child.call:
+            self._spare = None
+            self._may_have_spare = False  # what has killed this one would kill the next: not before a call has worked
+            return
         ending = {
-            "ended": call.identifier,
+            "ended": child.call,
             "exit_code": os.waitstatus_to_exitcode(status),
             "cpu_seconds": cpu_seconds,
-            "is_timeout": call.is_timeout,
+            "is_timeout": child.is_timeout,
         }
-        _send(self._control, ending if call.is_ready or call.is_timeout else ending | {"failure": call.failure})
+        _send(self._control, ending if child.is_ready or child.is_timeout else ending | {"failure": child.failure})
 
     def _kill_orphans(self) -> None:
         """Kill what children have left behind, which the kernel has made ours; only without seccomp is there any."""
@@ -186,7 +228,7 @@ class Zygote:
         except OSError:
             return
         for pid in pids:
-            if pid not in self._calls:
+            if pid not in self._children:
                 os.kill(pid, signal.SIGKILL)
 
 
@@ -238,7 +280,7 @@ def _become_helper(plan: Plan) -> None:
     if not plan.limits.scratch_mb:  # a child that mounts needs them, and drops them afterwards
         limits.drop_privileges()
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most_files = min(child.MOST_HELPER_FILES, most_files)
+    most_files = min(MOST_HELPER_FILES, most_files)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     kernel.prctl(kernel.PR_SET_NAME, b"arpo-python")
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
