@@ -20,6 +20,11 @@ def descendants(ancestor: int | None = None) -> set[int]:
     return found
 
 
+def named(name: str, ancestor: int | None = None) -> set[int]:
+    """Return the descendants of that name: `arpo-python` is a helper, `arpo-program` a program that runs in it."""
+    return {pid for pid in descendants(ancestor) if _name(pid) == name}
+
+
 def is_gone(pid: int) -> bool:
     """Return whether a process has ended; a zombie has, as who reaps an orphan is not for a test to say."""
     fields = _stat(pid)
@@ -32,6 +37,13 @@ def assert_gone(*pids: int) -> None:
     while not all(map(is_gone, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)  # the kernel delivers a signal to an orphan in its own time
     assert [pid for pid in pids if not is_gone(pid)] == []
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _stat(pid: int) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import assert_gone, descendants
+from processes import assert_gone, descendants, named
 
 from arpo_tools import PythonInterpreter, ToolResult, ToolStatus
 
@@ -51,6 +51,13 @@ def helpers_of_this_module() -> set[int]:
             pid = starting.result()[0]._helper.process.pid
             own |= {pid} | descendants(pid)
     return own
+
+
+async def running_programs() -> set[int]:
+    """Wait until a program runs; return the processes of all that do."""
+    while not (programs := named("arpo-program")):
+        await asyncio.sleep(0.01)
+    return programs
 
 
 def open_files() -> int:
@@ -279,9 +286,8 @@ def test_a_grandchild_that_leaves_its_session_does_not_outlive_the_call():
     code = (
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)"
     )
-    before = descendants()
     assert run(f"{code}\nos.wait()\nprint('done')", isolation="limits").text == "done"
-    assert_gone(*(descendants() - before))
+    assert_gone(*named("arpo-program"))
 
 
 @pytest.mark.parametrize(
@@ -393,23 +399,21 @@ def test_limits_that_no_call_could_run_under_are_refused_at_once(limit, value):
 async def test_cancellation_leaves_no_process_and_no_open_file():
     python = PythonInterpreter(timeout_seconds=PATIENCE)
     await python.run("1")
-    files, processes = open_files(), descendants()
+    files = open_files()
     call = asyncio.create_task(python.run("import time; time.sleep(600)"))
-    while descendants() == processes:
-        await asyncio.sleep(0.01)
-    children = descendants() - processes
+    programs = await running_programs()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     assert open_files() == files
     await python.run("1")  # the helper has done what it was told before
-    assert_gone(*children)
+    assert_gone(*programs)
 
 
 async def test_cancellation_at_any_moment_leaves_no_process():
     python = PythonInterpreter(timeout_seconds=PATIENCE)
     await python.run("1")
-    files, processes = open_files(), descendants()
+    files = open_files()
     for step in range(30):
         call = asyncio.create_task(python.run("import time; time.sleep(600)"))
         await asyncio.sleep(step * 0.001)
@@ -417,7 +421,7 @@ async def test_cancellation_at_any_moment_leaves_no_process():
         with pytest.raises(asyncio.CancelledError):
             await call
     await python.run("1")
-    assert_gone(*(descendants() - processes))
+    assert_gone(*named("arpo-program"))
     assert open_files() == files
 
 
@@ -448,14 +452,12 @@ async def test_calls_beyond_max_children_wait_for_their_turn_without_losing_time
 async def test_a_dead_helper_is_an_infrastructure_error_and_the_next_call_has_a_new_one():
     python = PythonInterpreter(timeout_seconds=PATIENCE)
     await python.run("1")
-    (helper,) = descendants() - helpers_of_this_module()
+    (helper,) = named("arpo-python") - helpers_of_this_module()
     call = asyncio.create_task(python.run("import time; time.sleep(600)"))
-    while len(descendants() - helpers_of_this_module()) == 1:
-        await asyncio.sleep(0.01)
-    children = descendants() - helpers_of_this_module()
+    programs = await running_programs()
     os.kill(helper, 9)
     assert (await call).status is ToolStatus.INFRASTRUCTURE_ERROR
-    assert_gone(*children)
+    assert_gone(helper, *programs)
     assert (await python.run("6 * 7")).text == "42"
 
 
@@ -464,7 +466,7 @@ async def test_a_helper_that_is_stuck_is_replaced(monkeypatch):
     monkeypatch.setattr("arpo_tools.sandbox.launch.STOP_SECONDS", 0.2)
     python = PythonInterpreter(timeout_seconds=1)
     await python.run("1")
-    (helper,) = descendants() - helpers_of_this_module()
+    (helper,) = named("arpo-python") - helpers_of_this_module()
     os.kill(helper, 19)  # SIGSTOP
     assert (await python.run("1")).status is ToolStatus.INFRASTRUCTURE_ERROR
     assert_gone(helper)
@@ -486,21 +488,29 @@ def test_a_helper_ends_with_its_owner():
     loop.run_until_complete(python.run("1"))
     loop.close()
     helpers = descendants() - helpers_of_this_module()
-    assert len(helpers) == 1
+    assert helpers
     del python
     assert descendants() & helpers == set()
 
 
 async def test_a_closed_interpreter_ends_the_calls_in_flight_and_starts_anew():
     python = PythonInterpreter(timeout_seconds=PATIENCE)
-    call = asyncio.create_task(python.run("import time; time.sleep(600)"))
-    while not descendants() - helpers_of_this_module():
-        await asyncio.sleep(0.01)
     await python.run("1")
+    call = asyncio.create_task(python.run("import time; time.sleep(600)"))
+    await running_programs()
     python.close()
     assert (await call).status is ToolStatus.INFRASTRUCTURE_ERROR
     assert descendants() - helpers_of_this_module() == set()
     assert (await python.run("6 * 7")).text == "42"
+
+
+async def test_an_interpreter_closed_while_it_starts_ends_the_calls_that_wait():
+    python = PythonInterpreter(timeout_seconds=PATIENCE)
+    call = asyncio.create_task(python.run("1"))
+    await asyncio.sleep(0.05)
+    python.close()
+    assert (await call).status is ToolStatus.INFRASTRUCTURE_ERROR
+    assert descendants() - helpers_of_this_module() == set()
 
 
 OWNER = """
@@ -524,7 +534,7 @@ def test_nothing_outlives_an_owner_that_is_killed():
     try:
         assert owner.stdout.readline() == b"running\n"
         processes = descendants(owner.pid)
-        assert len(processes) >= 2  # the helper and the child
+        assert named("arpo-program", owner.pid)
     finally:
         owner.kill()
         owner.wait()

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
 
 import attacks
 import pytest
-from processes import descendants, is_gone
+from processes import descendants, is_gone, named
 
 import arpo_tools
 from arpo_tools.sandbox import kernel, syscalls
@@ -36,7 +37,8 @@ class World:
     words: dict[str, str]
     listeners: list[socket.socket]
     victim: int
-    helpers: set[int]
+    processes: int = 0
+    level: str = ""
 
     def run(self, *codes: str, **options) -> list[tuple[str, str]]:
         """Run programs at the same time; return the text and the status of each."""
@@ -44,7 +46,8 @@ class World:
         self.owner.stdin.write(json.dumps(request) + "\n")
         self.owner.stdin.flush()
         answer = json.loads(self.owner.stdout.readline())
-        assert answer["level"].endswith("landlock+seccomp")
+        self.level = answer["level"]
+        assert self.level.endswith("landlock+seccomp")
         return [tuple(result) for result in answer["results"]]
 
     def fill_in(self, code: str) -> str:
@@ -71,8 +74,18 @@ class World:
             "owner's limits": Path(f"/proc/{self.owner.pid}/limits").read_text(),
             "shared memory": [name for name in os.listdir("/dev/shm") if "arpo-attack" in name],
             "SysV": [Path(f"/proc/sysvipc/{kind}").read_text().split().count(KEY) for kind in ("shm", "sem", "msg")],
-            "processes": descendants(self.owner.pid) - self.helpers,
         }
+
+    def settle(self) -> None:
+        """Wait until nothing runs but helpers, each with its spare child.
+
+        Fails if something else is left after 5 s.
+        """
+        deadline = time.monotonic() + 5
+        while len(descendants(self.owner.pid)) != self.processes and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert len(descendants(self.owner.pid)) == self.processes
+        assert named("arpo-program", self.owner.pid) == set()
 
     def messages(self) -> list[str]:
         """What has arrived from the network."""
@@ -152,10 +165,12 @@ def _world(folder: Path, user: int, python: str):
             port = str(listeners[0].getsockname()[1])
             words = {"SECRET_FILE": str(target / "secret"), "FOLDER": str(target), "PORT": port, "ABSTRACT": abstract}
             words |= {"OWNER": str(owner.pid), "VICTIM": str(victim)}
-            world = World(owner, target, secret, words, listeners, victim, set())
+            world = World(owner, target, secret, words, listeners, victim)
             world.run("1", "1", timeout_seconds=20)
             world.run("1", timeout_seconds=1)
-            world.helpers = descendants(owner.pid)
+            helpers = 2  # one for each pair of limits
+            world.processes = 1 + helpers * (2 + 2 * ("bubblewrap" in world.level))
+            world.settle()
             yield world
         finally:
             owner.stdin.close()
@@ -196,8 +211,8 @@ def test_an_attack_does_no_harm_and_learns_nothing(world, name):
     assert world.state() == before
     assert world.messages() == []
     assert not is_gone(world.victim)
-    assert world.run("6 * 7", **short_limit(name)) == [("42", "ok")]  # the same helper serves on
-    assert descendants(world.owner.pid) == world.helpers
+    assert world.run("6 * 7", **short_limit(name)) == [("42", "ok")]  # the helper serves on
+    world.settle()
 
 
 SCAN = """

@@ -128,7 +128,12 @@ class PythonInterpreter:
             for other in [other for other in self._starting if other.is_closed()]:
                 _close(other, self._starting.pop(other))
             starting = self._starting[loop] = loop.create_task(start_best(self._plan(), self.max_children))
-        return await asyncio.shield(starting)  # others may be waiting for the same start
+        try:
+            return await asyncio.shield(starting)  # others may be waiting for the same start
+        except asyncio.CancelledError:
+            if starting.cancelled():  # by `close`, and not the call that waits
+                raise HelperError("the interpreter was closed while it started") from None
+            raise
 
     def _result(self, ending: Ending) -> ToolResult:
         text = ending.output.decode("utf-8", "replace").rstrip()
