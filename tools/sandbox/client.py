@@ -210,7 +210,16 @@ async def start_best(plan: Plan, max_children: int) -> tuple[HelperClient, Sandb
     Raises:
         HelperError: see `HelperClient.start`.
     """
-    bubblewrap = shutil.which("bwrap") if plan.isolation != "limits" else None
+    if plan.isolation == "limits":
+        return await HelperClient.start(plan, None, max_children)
+    client, report = await _start_in_bubblewrap(plan, max_children)
+    _tell_once(report.level, tuple(report.missing))
+    return client, report
+
+
+async def _start_in_bubblewrap(plan: Plan, max_children: int) -> tuple[HelperClient, SandboxReport]:
+    """Start a helper inside bubblewrap, or without it where that doesn't work."""
+    bubblewrap = shutil.which("bwrap")
     failure = "there is no `bwrap` on the path"
     if bubblewrap is not None:
         try:
@@ -219,11 +228,8 @@ async def start_best(plan: Plan, max_children: int) -> tuple[HelperClient, Sandb
         except HelperError as error:
             failure = str(error)
     client, report = await HelperClient.start(plan, None, max_children)
-    if plan.isolation != "limits":
-        advice = "an extra layer, which most containers forbid; to have it, install bubblewrap and allow namespaces"
-        report.missing.append(f"bubblewrap ({failure}): {advice}")
-        _tell_once(report.level, tuple(report.missing))
-    return client, report
+    advice = "an extra layer, which most containers forbid; to have it, install bubblewrap and allow namespaces"
+    return client, dataclasses.replace(report, missing=[*report.missing, f"bubblewrap ({failure}): {advice}"])
 
 
 @functools.cache

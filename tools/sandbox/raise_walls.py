@@ -72,13 +72,13 @@ def _steps(plan: Plan) -> list[tuple[bool, bool, bool]]:
         return [(False, False, False)]
     steps = [(True, True, True), (True, True, False)]
     if plan.isolation == "auto" and not plan.limits.scratch_mb:
-        steps += [(False, True, True), (False, True, False), (False, False, False)]
+        steps += [(False, True, True), (False, True, False), (True, False, False), (False, False, False)]
     return steps
 
 
 def _report(walls: Walls, failures: dict[tuple[bool, bool, bool], str]) -> SandboxReport:
     missing = []
-    if not walls.has_landlock and (reason := failures.get((True, True, False))):
+    if not walls.has_landlock and (reason := failures.get((True, walls.has_seccomp, False))):
         missing.append(f"landlock ({reason}): {_LANDLOCK_ADVICE}")
     if not walls.has_seccomp and (reason := failures.get((False, True, False))):
         missing.append(f"seccomp ({reason}): {_SECCOMP_ADVICE}")
@@ -130,7 +130,10 @@ def _try_to_escape(walls: Walls) -> str:
 
 
 def _hear(channel: socket.socket) -> bytes:
-    message, descriptors, _, _ = socket.recv_fds(channel, 4096, 1)
+    try:
+        message, descriptors, _, _ = socket.recv_fds(channel, 4096, 1)
+    except ConnectionResetError:  # it has ended with the program unread; what it said before can still be read
+        message, descriptors, _, _ = socket.recv_fds(channel, 4096, 1)
     for descriptor in descriptors:
         os.close(descriptor)  # threads are refused from here on, which the program doesn't need
     return message

@@ -169,8 +169,8 @@ class Zygote:
             return
         try:
             message, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 1)
-        except ConnectionResetError:  # it has died with the program unread
-            message, descriptors = b"", []
+        except ConnectionResetError:  # it has ended with the program unread; what it said before comes next
+            return
         if message == GATE and descriptors:
             gate = child.gate = Gate(descriptors[0], child.pid)
             self._watch(gate.listener, lambda: self._guard(child, gate))
