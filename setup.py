@@ -22,7 +22,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
-    packages=[*find_packages(include=["arpo_verl", "arpo_verl.*"]), "arpo_tools", "arpo_patches"],
+    packages=[*find_packages(include=["arpo_verl", "arpo_verl.*"]), "arpo_tools", "arpo_tools.sandbox", "arpo_patches"],
     # `tools` and `patches` are too general as names for everybody's site-packages.
     package_dir={"arpo_tools": "tools", "arpo_patches": "patches"},
     package_data={
@@ -35,6 +35,8 @@ setup(
         "verl>=0.9.1,<0.10",  # the rollout overrides methods that verl may rename in 0.10
         "wrapt>=1.16",  # hooks that run when verl imports a module, so that `import verl` stays fast
         "requests>=2.26",
+        "aiohttp>=3.13",  # the remote Python tool
+        "stamina>=25.2",  # its retries
         "sympy",
     ],
     extras_require={

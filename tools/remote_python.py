@@ -1,8 +1,8 @@
 """Run model-written Python on a server that speaks SandboxFusion's HTTP API, instead of on this machine.
 
-For machines that can't wall programs in, and for who doesn't want them beside the training. The server decides what a
-program may do and which libraries it finds; here are the request, its retries, and the same results as the local tool's.
-What a program prints, and how it ended, are the server's word.
+For machines that can't wall programs in, and for those who don't want them beside the training. The server decides what
+a program may do and which libraries it finds; here are the request, its retries, and the results of the local tool.
+What a program prints, and how it ended, are the server's word. Sessions that keep variables are not offered.
 """
 
 import asyncio
