@@ -186,7 +186,8 @@ KERNEL = {
     "personality": "attempt(call, 'personality', 0x40000)",
     "modules and swap": "attempt(call, 'init_module', 0, 0, b'')\nattempt(call, 'swapoff', b'/none')\n"
     "attempt(call, 'acct', b'/none')\nattempt(call, 'reboot', 0, 0, 0, 0)",
-    "unknown calls": "for n in (463, 470, 500, 511, 548, 999, 0x3FFFFFFF, -1): attempt(call, n, 0, 0, 0, 0)",
+    "unknown calls": "for n in [*range(424, 600), 999, 0x3FFFFFFF, -1]:\n"
+    "    if n not in NUMBERS.values(): attempt(call, n, 0, 0, 0, 0)",
     "32-bit calls": "import platform\nif platform.machine() == 'x86_64':\n    m = mmap.mmap(-1, 4096, prot=7)\n"
     "    m.write(bytes.fromhex('53b802000000cd805bc3'))  # push rbx; mov eax, 2 (fork); int 0x80; pop rbx; ret\n"
     "    f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))\n"
@@ -194,6 +195,8 @@ KERNEL = {
 }
 
 RUNNER = {
+    "leave a mark on an open file": "for d in (0, 1, 2): print(fcntl.fcntl(d, fcntl.F_GETFL) & os.O_APPEND)\n"
+    "fcntl.fcntl(0, fcntl.F_SETFL, os.O_APPEND)",
     "write to the helper's socket": "for d in range(3, 1024):\n    try:\n"
     "        print('GOT THROUGH', os.write(d, b'{\"ended\": 1, \"exit_code\": 0}'), d)\n"
     "    except OSError:\n        pass",

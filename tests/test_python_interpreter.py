@@ -189,6 +189,11 @@ def test_every_call_draws_its_own_random_numbers(draw):
     assert len(drawn) == 8
 
 
+def test_what_a_program_sets_on_its_standard_input_is_not_set_for_the_next():
+    code = "from fcntl import *\nimport os\nprint(fcntl(0, F_GETFL) & os.O_APPEND)\n_ = fcntl(0, F_SETFL, os.O_APPEND)"
+    assert {run(code).text for _ in range(3)} == {"0"}
+
+
 def test_working_directory_is_empty_and_cannot_be_written():
     assert run("import os\nos.listdir()") == ToolResult("[]", ToolStatus.OK)
     assert "Read-only file system" in run("open('f', 'w')").text
@@ -224,7 +229,7 @@ def test_temporary_files_are_made_in_the_scratch_directory():
         "os.mkdir('a'); os.chdir('a'); os.rmdir('../a')",
         "os.symlink('/', 'root')",
         "[(os.mkdir('a'), os.chdir('a')) for _ in range(1200)]",
-        "[open(str(i), 'w') for i in range(100)]",
+        "[open(str(i), 'w') for i in range(50)]",
     ],
 )
 def test_pranks_with_the_scratch_directory_change_nothing(prank):
@@ -511,6 +516,39 @@ async def test_an_interpreter_closed_while_it_starts_ends_the_calls_that_wait():
     python.close()
     assert (await call).status is ToolStatus.INFRASTRUCTURE_ERROR
     assert descendants() - helpers_of_this_module() == set()
+
+
+async def test_a_program_that_prints_byte_by_byte_does_not_keep_the_event_loop_busy(monkeypatch):
+    python = PythonInterpreter(timeout_seconds=1, max_output_chars=10_000_000)
+    await python.start()
+    reads = []
+    read = os.read
+    monkeypatch.setattr(os, "read", lambda *arguments: reads.append(1) or read(*arguments))
+    result = await python.run("import os\nwhile True: os.write(1, b'x')")
+    assert result.status is ToolStatus.TIMEOUT
+    assert len(result.text) > 1000  # it did print a lot
+    assert len(reads) < 200  # a second has 50 pauses of 20 ms
+
+
+DEAF_OWNER = """
+import asyncio, signal
+from arpo_tools import PythonInterpreter
+for number in (signal.SIGCHLD, signal.SIGXCPU, signal.SIGTERM, signal.SIGALRM):
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGXCPU, signal.SIGALRM})
+python = PythonInterpreter(timeout_seconds=60, cpu_seconds=1)
+
+async def main():
+    print((await python.run("import time, signal; signal.setitimer(signal.ITIMER_REAL, 0.1); time.sleep(60)")).text)
+    print((await python.run("while True: pass")).text)
+
+asyncio.run(main())
+"""
+
+
+def test_signals_that_the_owner_ignores_or_blocks_work_in_programs():
+    lines = subprocess.check_output([sys.executable, "-c", DEAF_OWNER], text=True).splitlines()
+    assert lines == ["Error: the process ended with code -14", "Error: the CPU limit is 1 s"]
 
 
 OWNER = """

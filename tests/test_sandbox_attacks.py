@@ -42,9 +42,15 @@ class World:
 
     def run(self, *codes: str, **options) -> list[tuple[str, str]]:
         """Run programs at the same time; return the text and the status of each."""
+        self.send(*codes, **options)
+        return self.receive()
+
+    def send(self, *codes: str, **options) -> None:
         request = {"codes": [self.fill_in(code) for code in codes], "options": {"timeout_seconds": 20, **options}}
         self.owner.stdin.write(json.dumps(request) + "\n")
         self.owner.stdin.flush()
+
+    def receive(self) -> list[tuple[str, str]]:
         answer = json.loads(self.owner.stdout.readline())
         self.level = answer["level"]
         assert self.level.endswith("landlock+seccomp")
@@ -213,6 +219,17 @@ def test_an_attack_does_no_harm_and_learns_nothing(world, name):
     assert not is_gone(world.victim)
     assert world.run("6 * 7", **short_limit(name)) == [("42", "ok")]  # the helper serves on
     world.settle()
+
+
+def test_no_core_is_dumped_of_a_program_that_crashes(world):
+    if os.stat(f"/proc/{world.owner.pid}").st_uid == 0:
+        pytest.skip("root's processes look the same whether they may be dumped or not")
+    world.send("time.sleep(2)")
+    while not (programs := named("arpo-program", world.owner.pid)):
+        time.sleep(0.01)
+    # What may not be dumped belongs to root in /proc.
+    assert {os.stat(f"/proc/{pid}/mem").st_uid for pid in programs} == {0}
+    assert world.receive() == [("(no output)", "empty")]
 
 
 SCAN = """

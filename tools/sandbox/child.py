@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import tempfile
 from typing import NoReturn
 
@@ -40,8 +41,11 @@ def _enter(channel: socket.socket, walls: Walls, helper: int) -> bytes:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
+    # Its own, not the helper's: what one program sets on an open file, the next would find set.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     kernel.prctl(kernel.PR_SET_NAME, b"arpo-spare")
     os.environ.clear()
+    sys.orig_argv = [""]
     tempfile.tempdir = None  # the helper's own, which the program can't use
     listener = walls.enclose(helper)
     if listener is not None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from .launch import Helper, start_helper
+from .launch import STOP_SECONDS, Helper, start_helper
 from .output import Output
 from .plan import Plan, SandboxReport
 
@@ -145,7 +145,7 @@ class HelperClient:
 
     def close(self) -> None:
         """Stop the helper and whatever it runs; calls in flight fail. May be called again."""
-        self._fail("the interpreter was closed")
+        self._fail("the interpreter was closed", STOP_SECONDS)
 
     def _receive(self) -> None:
         while not self._failure:
@@ -172,8 +172,8 @@ class HelperClient:
         except OSError as error:  # BlockingIOError too: there is room for more than it can have missed
             self._fail(f"the interpreter does not listen: {error}")
 
-    def _fail(self, reason: str) -> None:
-        """Give the helper up, for good."""
+    def _fail(self, reason: str, patience_seconds: float = 0.0) -> None:
+        """Give the helper up, for good; one that is stuck must not hold the loop up while it ends."""
         if self._failure:
             return
         self._failure = reason
@@ -185,7 +185,7 @@ class HelperClient:
             for ending in self._endings.values():
                 if not ending.done():
                     ending.set_exception(HelperError(reason))
-        self._helper.stop()
+        self._helper.stop(patience_seconds)
 
 
 async def _close_with_loop(client: HelperClient) -> AsyncGenerator[None, None]:

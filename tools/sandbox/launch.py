@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).parent
 
 # The package under the name `sandbox`: importing `arpo_tools` would import every tool and what it needs.
 _START = (
-    "import sys; folder = sys.argv.pop(1); sys.path.insert(0, folder); "
+    "import sys; folder = sys.argv.pop(1); sys.path.append(folder); "
     "from sandbox.zygote import main; sys.path.remove(folder); main()"
 )
 _LIBRARIES = ("numpy", "sympy", "mpmath")
@@ -51,12 +51,12 @@ class Helper:
             return self.errors.read()[-500:].decode("utf-8", "replace").strip()
         return ""
 
-    def stop(self) -> None:
+    def stop(self, patience_seconds: float = STOP_SECONDS) -> None:
         """Close the socket, which ends the helper and its children; kill it if it doesn't end; reap it."""
         self.control.close()
         self.errors.close()
         try:
-            self.process.wait(STOP_SECONDS)
+            self.process.wait(patience_seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

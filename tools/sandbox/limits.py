@@ -13,7 +13,7 @@ _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION_3 = 0x20080522
 _MOST_CAPABILITIES = 64
 
-OPEN_FILES = 128
+OPEN_FILES = 64
 """Descriptors of a child. Enough for asyncio; what the kernel keeps behind them (pipes) is not otherwise limited."""
 
 
@@ -66,6 +66,11 @@ def drop_privileges() -> None:
     if number is not None:
         header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
         kernel.syscall(number, ctypes.create_string_buffer(header, 8), ctypes.create_string_buffer(24))
+
+
+def leave_no_core() -> None:
+    """Have no core dumped; RLIMIT_CORE doesn't keep the kernel from piping one to a program (systemd-coredump)."""
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
 def die_with(parent: int) -> None:

@@ -7,14 +7,15 @@ thread is announced to the helper (a user notification of seccomp), which lets i
 import errno
 import fcntl
 import os
+import select
 import struct
 
 from . import seccomp, syscalls
 from .kernel import MACHINES, machine
 
-MOST_ALIVE = 64
+MOST_ALIVE = 32
 """Threads of one child at a time."""
-_MOST_STARTED = 4096
+_MOST_STARTED = 512
 """Threads that one child may start in all: each costs the helper, which serves others too, some 0.1 ms."""
 
 _NEW_LISTENER = 1 << 3  # SECCOMP_FILTER_FLAG_NEW_LISTENER
@@ -49,9 +50,14 @@ class Gate:
         self.listener = listener
         self._pid = pid
         self._started = 0
+        self._poll = select.poll()
+        self._poll.register(listener, select.POLLIN)
 
     def answer(self) -> bool:
         """Answer one announcement; return False when there is nobody left to announce anything."""
+        # Before Linux 6.6, receiving waits for ever when the child has ended and nothing is announced.
+        if not any(events & select.POLLIN for _, events in self._poll.poll(0)):
+            return False
         notification = bytearray(_NOTIFICATION_BYTES)
         try:
             fcntl.ioctl(self.listener, _RECEIVE, notification)

@@ -65,6 +65,7 @@ class Walls:
         os.chdir(self.scratch)
         limits.drop_privileges()
         limits.die_with(helper)  # after the last change of privileges, which would take it back
+        limits.leave_no_core()
         if ruleset >= 0:
             landlock.restrict_self(ruleset)
         limits.limit_resources(self.limits)

@@ -275,6 +275,10 @@ def main() -> None:
 
 def _become_helper(plan: Plan) -> None:
     """Give up what the helper doesn't need, before anything else."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two Python ignores itself
+        if signal.getsignal(number) == signal.SIG_IGN:  # the tool's owner may ignore what programs rely on
+            signal.signal(number, signal.SIG_DFL)
     if plan.parent:
         limits.die_with(plan.parent)
     if not plan.limits.scratch_mb:  # a child that mounts needs them, and drops them afterwards
