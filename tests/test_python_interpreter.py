@@ -1,5 +1,6 @@
 """The Python tool on real processes: what the model reads, each limit, and that nothing is left behind."""
 
+import ast
 import asyncio
 import functools
 import os
@@ -151,9 +152,11 @@ def test_every_other_way_to_fail_is_a_model_error_with_its_message(code, message
     assert message in result.text
 
 
-@pytest.mark.parametrize("code", ["print('bye')\nraise SystemExit", "import sys\nprint('bye')\nsys.exit(0)"])
-def test_leaving_with_code_0_is_no_error(code):
-    assert run(code) == ToolResult("bye", ToolStatus.OK)
+@pytest.mark.parametrize(
+    "code", ["print('bye')\nraise SystemExit", "import sys\nprint('bye')\nsys.exit(0)", "print('bye')\nexit()"]
+)
+def test_leaving_with_code_0_is_no_error(leave):
+    assert run(f"print('bye')\n{leave}") == ToolResult("bye", ToolStatus.OK)
 
 
 @pytest.mark.parametrize("leave", ["sys.exit(3)", "os._exit(3)"])
@@ -166,7 +169,8 @@ def test_leaving_with_any_other_code_is_a_model_error_with_a_text(leave):
 def test_no_secret_of_the_parent_is_in_the_environment(monkeypatch):
     monkeypatch.setenv("ARPO_TEST_SECRET", "sesame")
     result = asyncio.run(PythonInterpreter(timeout_seconds=PATIENCE).run("import os\ndict(os.environ)"))
-    assert result.text == "{}"
+    assert "sesame" not in result.text
+    assert set(ast.literal_eval(result.text)) == {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 
 
 def test_every_call_starts_afresh():

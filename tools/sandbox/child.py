@@ -8,6 +8,7 @@ import tempfile
 from typing import NoReturn
 
 from . import kernel
+from .limits import ONE_THREAD
 from .program import renew_random_state, run_program
 from .walls import Walls
 
@@ -45,6 +46,7 @@ def _enter(channel: socket.socket, walls: Walls, helper: int) -> bytes:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     kernel.prctl(kernel.PR_SET_NAME, b"arpo-spare")
     os.environ.clear()
+    os.environ.update(ONE_THREAD)
     sys.orig_argv = [""]
     tempfile.tempdir = None  # the helper's own, which the program can't use
     listener = walls.enclose(helper)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from .bubblewrap import bubblewrap_command
-from .limits import CallLimits
+from .limits import ONE_THREAD, CallLimits
 from .plan import Plan
 
 STOP_SECONDS = 5.0
@@ -138,7 +138,6 @@ def start_helper(plan: Plan, bubblewrap: str | None) -> Helper:
 
 
 def _environment() -> dict[str, str]:
-    """Return what Python and its libraries need to start; a program sees an empty environment."""
-    threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    # Without it a Python that is linked to a library in an unusual place doesn't start.
-    return threads | {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    """Return what Python and its libraries need to start."""
+    # Without it a Python that is linked to a library in an unusual place doesn't start. Programs don't see it.
+    return ONE_THREAD | {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}

@@ -13,6 +13,9 @@ _CAPSET = {"x86_64": 126, "aarch64": 91}
 _CAPABILITY_VERSION_3 = 0x20080522
 _MOST_CAPABILITIES = 64
 
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""The environment of helper and programs. Each thread of a BLAS would reserve address space against the limit."""
+
 OPEN_FILES = 64
 """Descriptors of a child. Enough for asyncio; what the kernel keeps behind them (pipes) is not otherwise limited."""
 

@@ -6,6 +6,7 @@ printed and how the process ended is taken from the kernel by another process.
 
 import _ast
 import atexit
+import builtins
 import errno
 import os
 import random
@@ -36,6 +37,7 @@ def _exit_code_of(source: str, memory_message: str) -> int:
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     sys.argv = [""]
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # `site` would define them, which isn't imported
     names = module.__dict__
     try:
         _execute(source, names)
