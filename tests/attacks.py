@@ -245,3 +245,33 @@ RESOURCES = {
 }
 
 ALL = NETWORK | FILES | PROC | PROCESSES | SIGNALS | KERNEL | RUNNER | RESOURCES
+
+# With a scratch directory, in which they start.
+SCRATCH = {
+    "write through a link": "os.symlink('SECRET_FILE', 'link')\nattempt(open, 'link', 'a')\n"
+    "attempt(os.truncate, 'link', 0)",
+    "read through a link": "os.symlink('SECRET_FILE', 'link')\nattempt(lambda: print(open('link').read()))",
+    "write outside": "attempt(open, 'FOLDER/new', 'w')\nattempt(open, os.__file__, 'r+')\n"
+    "attempt(os.mkdir, 'FOLDER/d')",
+    "truncate outside": "attempt(os.truncate, 'SECRET_FILE', 0)\n"
+    "attempt(os.open, 'SECRET_FILE', os.O_RDONLY | os.O_TRUNC)",
+    "remove outside": "attempt(os.unlink, 'SECRET_FILE')\nattempt(os.rmdir, 'FOLDER/empty')",
+    "bring in and take out": "open('mine', 'w').close()\nattempt(os.rename, 'SECRET_FILE', 'secret')\n"
+    "attempt(os.link, 'SECRET_FILE', 'secret')\nattempt(os.rename, 'mine', 'FOLDER/mine')\n"
+    "attempt(os.link, 'mine', 'FOLDER/mine')",
+    "change modes": "attempt(os.chmod, 'SECRET_FILE', 0o777)\nattempt(os.utime, 'SECRET_FILE', (0, 0))\n"
+    "attempt(os.setxattr, 'SECRET_FILE', 'user.a', b'x')",
+    "special files in scratch": "attempt(os.mkfifo, 'fifo')\nattempt(os.mknod, 'node', 0o20666, 0x103)\n"
+    "attempt(socket.socket(socket.AF_UNIX).bind, 'socket')",
+    "run a file of its own": "open('x', 'w').write('#!/bin/sh\\necho GOT\\\\ THROUGH')\nattempt(os.chmod, 'x', 0o755)\n"
+    "attempt(os.execv, './x', ['x'])",
+    "leave the mount": "attempt(call, 'umount2', os.getcwd().encode(), 2)\n"
+    "attempt(os.listdir, '..')\nattempt(os.chroot, '.')",
+    "fill the disk": "n = 0\ntry:\n    while n < 99: n += open(str(n), 'wb').write(bytes(1 << 20)) >> 20\n"
+    "except OSError:\n    pass\nif n > 4: print('GOT THROUGH', n)",
+    "many files": "n = 0\ntry:\n    while n < 20000: os.mkdir(str(n)); n += 1\nexcept OSError:\n    pass\n"
+    "if n > 5000: print('GOT THROUGH', n)",
+    "capabilities of the namespace": "attempt(socket.sethostname, socket.gethostname())\n"
+    "attempt(os.setuid, 1)\nattempt(call, 'unshare', 0x10000000)\n"
+    "attempt(call, 'mount', b'none', b'.', b'tmpfs', 0, 0)",
+}

@@ -174,7 +174,8 @@ def _world(folder: Path, user: int, python: str):
             world = World(owner, target, secret, words, listeners, victim)
             world.run("1", "1", timeout_seconds=20)
             world.run("1", timeout_seconds=1)
-            helpers = 2  # one for each pair of limits
+            world.run("1", scratch_mb=4)
+            helpers = 3  # one for each set of options
             world.processes = 1 + helpers * (2 + 2 * ("bubblewrap" in world.level))
             world.settle()
             yield world
@@ -208,8 +209,18 @@ def short_limit(name: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", attacks.ALL)
 def test_an_attack_does_no_harm_and_learns_nothing(world, name):
+    check(world, attacks.ALL[name], **short_limit(name))
+
+
+@pytest.mark.parametrize("name", attacks.SCRATCH)
+def test_an_attack_from_a_scratch_directory_does_no_harm_and_learns_nothing(world, name):
+    check(world, attacks.SCRATCH[name], scratch_mb=4)
+
+
+def check(world: World, code: str, **options) -> None:
+    """Run an attack and look for its harm."""
     before = world.state()
-    [(text, status)] = world.run(attacks.ALL[name], **short_limit(name))
+    [(text, status)] = world.run(code, **options)
     assert "GOT THROUGH" not in text
     assert world.secret not in text
     assert status != "infrastructure_error"
@@ -217,7 +228,7 @@ def test_an_attack_does_no_harm_and_learns_nothing(world, name):
     assert world.state() == before
     assert world.messages() == []
     assert not is_gone(world.victim)
-    assert world.run("6 * 7", **short_limit(name)) == [("42", "ok")]  # the helper serves on
+    assert world.run("6 * 7", **options) == [("42", "ok")]  # the helper serves on
     world.settle()
 
 

@@ -2,8 +2,9 @@
 
 What is covered: a program starts in a few milliseconds with NumPy and SymPy imported, knows nothing of other calls and
 leaves nothing behind. By default it has no network, no environment, no file but Python's own, nothing it can write, no
-other process, and limits on CPU time, memory, output, threads and wall-clock time, whoever runs it, root or not. What
-was printed before an error or a time-out is kept; the value of the last expression is shown as in a notebook.
+other process (so no `subprocess` and no `multiprocessing`), and limits on CPU time, memory, output, threads and
+wall-clock time, whoever runs it, root or not. What was printed before an error or a time-out is kept; the value of the
+last expression is shown as in a notebook.
 
 What is not covered: faults of the kernel, and what one program can find out about the machine by measuring time, or by
 asking whether a path exists. Nothing is kept from call to call: sessions that keep variables are not offered. Where a

@@ -95,7 +95,10 @@ class HelperClient:
     @property
     def is_usable(self) -> bool:
         """Whether calls can be made: the helper is alive and well, and this process's own."""
-        return not self._failure and not self._is_retired and self._owner == os.getpid()
+        if self._failure or self._is_retired or self._owner != os.getpid():
+            return False
+        # It is killed, for instance, with the thread that started it, without the loop having run since.
+        return self._helper.process.poll() is None
 
     async def run(self, source: bytes, max_output_bytes: int) -> Ending:
         """Run a program. Cancellation kills it.

@@ -92,7 +92,8 @@ def readable_paths(folders: list[str]) -> list[str]:
     linked = []
     for name in _LIBRARIES:  # a package may be a link to somewhere else
         linked += [os.path.realpath(os.path.join(folder, name)) for folder in folders]
-    paths = [*standard, *prefixes, *folders, *linked, *_SYSTEM]
+    # `platform` reads the executable.
+    paths = [*standard, *prefixes, *folders, *linked, sys.executable, *_SYSTEM]
     both = [name for path in paths for name in (path, os.path.realpath(path))]  # bubblewrap makes no links
     return [path for path in dict.fromkeys(both) if os.path.exists(path)]
 
