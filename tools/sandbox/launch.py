@@ -80,8 +80,8 @@ def library_folders() -> list[str]:
     for name in _LIBRARIES:
         with contextlib.suppress(ImportError, ValueError):
             spec = importlib.util.find_spec(name)
-            if spec is not None and spec.origin is not None:
-                folders.append(str(Path(spec.origin).parent.parent))
+            if spec is not None and spec.submodule_search_locations:  # else a file of that name in a script's folder
+                folders.append(str(Path(spec.submodule_search_locations[0]).parent))
     return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
 
 
