@@ -290,6 +290,14 @@ def test_a_grandchild_neither_keeps_the_call_open_nor_outlives_it():
     assert_gone(int(result.text))
 
 
+def test_descendants_that_keep_forking_out_of_their_session_do_not_outlive_the_call():
+    code = "import os, time\nend = time.time() + 20\nif os.fork() == 0:\n    while time.time() < end:\n"
+    code += "        os.setsid() if os.getpgrp() != os.getpid() else None\n        if os.fork(): os._exit(0)"
+    result = run(f"{code}\nelse:\n    time.sleep(0.3)\nprint('done')", isolation="limits")
+    assert result.text == "done"
+    assert_gone(*named("arpo-program"))
+
+
 def test_a_grandchild_that_leaves_its_session_does_not_outlive_the_call():
     code = (
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(600)\n    os._exit(0)"

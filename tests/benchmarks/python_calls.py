@@ -136,7 +136,8 @@ async def endurance(calls: int) -> None:
 
     await asyncio.gather(*(caller() for _ in range(8 * PROCESSORS)))
     left = children(pids["helper"])
-    print(f"unexpected results: {dict(+wrong)}; processes left: {len(left)}; {dict(Counter(names))}")
+    print(f"calls: {dict(Counter(names))}; unexpected results: {dict(+wrong)}")
+    print(f"processes left beside the spare one: {len(left) - 1}")
     python.close()
     print(f"after closing: {len(children(os.getpid()))} processes, {len(os.listdir('/proc/self/fd'))} files open")
 

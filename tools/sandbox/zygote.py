@@ -32,6 +32,8 @@ from .thread_gate import Gate
 from .walls import Walls
 
 _PACKET_BYTES = 1 << 16
+_MOST_GENERATIONS = 1000
+"""Of processes that fork while they are killed."""
 _LEAST_FREE_MB = 32
 """Address space that a program needs at the very least, beside what the helper takes."""
 
@@ -199,8 +201,8 @@ class Zygote:
         while (pid := _ended_child()) is not None:
             if not self._walls.has_seccomp:
                 _kill_group(pid)  # not yet reaped, so the number of the group can't be another's
-                self._kill_orphans()
             _, status, usage = os.wait4(pid, 0)
+            self._kill_orphans()
             if (child := self._children.pop(pid, None)) is not None:  # else an orphan that came to us
                 self._end(child, status, usage.ru_utime + usage.ru_stime)
 
@@ -222,14 +224,21 @@ class Zygote:
 
     def _kill_orphans(self) -> None:
         """Kill what children have left behind, which the kernel has made ours; only without seccomp is there any."""
-        try:
-            with open(f"/proc/self/task/{self._pid}/children") as file:
-                pids = [int(word) for word in file.read().split()]
-        except OSError:
-            return
-        for pid in pids:
-            if pid not in self._children:
+        for _ in range(_MOST_GENERATIONS if not self._walls.has_seccomp else 0):
+            orphans = set(_children_of_this_process()) - set(self._children)
+            if not orphans:
+                return
+            for pid in orphans:
                 os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)  # which makes its own children ours, and visible
+
+
+def _children_of_this_process() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        return []
 
 
 def _kill(pid: int) -> None:
