@@ -9,9 +9,9 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from .launch import STOP_SECONDS, Helper, start_helper
 from .output import Output
@@ -200,7 +200,7 @@ async def _close_with_loop(client: HelperClient) -> AsyncGenerator[None, None]:
 
 
 @contextlib.contextmanager
-def _file_of(content: bytes):
+def _file_of(content: bytes) -> Iterator[BinaryIO]:
     with os.fdopen(os.memfd_create("program", os.MFD_CLOEXEC), "w+b") as file:
         file.write(content)
         file.seek(0)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from typing import TypeAlias
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -18,6 +19,8 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _CLOSE_RANGE = 436
 
+CharArray: TypeAlias = ctypes.Array[ctypes.c_char]
+
 MACHINES = {"x86_64": 0, "aarch64": 1}
 """Machines whose system calls are known here; the value is the column in `syscalls`."""
 
@@ -28,7 +31,7 @@ def machine() -> str:
     return name if ctypes.sizeof(ctypes.c_void_p) == 8 else f"{name} with 32-bit pointers"
 
 
-def syscall(number: int, *arguments: int | ctypes.Array | None) -> int:
+def syscall(number: int, *arguments: int | CharArray | None) -> int:
     """Make a system call.
 
     Raises:

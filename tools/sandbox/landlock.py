@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 
-from .kernel import syscall
+from .kernel import CharArray, syscall
 
 # The same on every machine.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -99,5 +99,5 @@ def restrict_self(ruleset: int) -> None:
     syscall(_RESTRICT_SELF, ruleset, flags)
 
 
-def _buffer(content: bytes) -> ctypes.Array:
+def _buffer(content: bytes) -> CharArray:
     return ctypes.create_string_buffer(content, len(content))

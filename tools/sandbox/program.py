@@ -59,7 +59,8 @@ def _exit_code_of(source: str, memory_message: str) -> int:
 
 
 def _execute(source: str, names: dict[str, object]) -> None:
-    body = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True).body
+    module = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
+    body = module.body  # type: ignore[attr-defined]
     last = _ast.Expression(body.pop().value) if body and isinstance(body[-1], _ast.Expr) else None
     exec(compile(_ast.Module(body, []), "<python>", "exec", dont_inherit=True), names)
     if last is not None:

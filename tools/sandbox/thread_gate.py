@@ -66,9 +66,9 @@ class Gate:
         identifier = struct.unpack_from("=Q", notification)[0]
         self._started += 1
         is_allowed = self._started <= _MOST_STARTED and self._alive() < MOST_ALIVE
-        error, flags = (0, _CONTINUE) if is_allowed else (-errno.EAGAIN, 0)
+        answer, flags = (0, _CONTINUE) if is_allowed else (-errno.EAGAIN, 0)
         try:
-            fcntl.ioctl(self.listener, _SEND, struct.pack("=QqiI", identifier, 0, error, flags))
+            fcntl.ioctl(self.listener, _SEND, struct.pack("=QqiI", identifier, 0, answer, flags))
         except OSError as failure:
             return failure.errno == errno.ENOENT
         return True

@@ -214,7 +214,7 @@ class Zygote:
             self._spare = None
             self._may_have_spare = False  # what has killed this one would kill the next: not before a call has worked
             return
-        ending = {
+        ending: dict[str, object] = {
             "ended": child.call,
             "exit_code": os.waitstatus_to_exitcode(status),
             "cpu_seconds": cpu_seconds,
