@@ -277,3 +277,25 @@ def test_a_program_finds_nothing_of_others_in_its_memory(world):
 def test_the_scan_of_memory_finds_what_is_there(world):
     [(text, _)] = world.run(f"x = '{world.secret}' * 2\n{scan_for(world.secret)}")
     assert int(text) > 0
+
+
+FUZZ = """
+import random
+generator = random.Random({seed})
+buffer = ctypes.create_string_buffer(b'SECRET_FILE' + bytes(4096))
+values = [0, 1, 2, 3, 5, 9, 17, 64, 4096, 0x10000, -1, -2, -100, 2**31, 2**32, 2**63 - 1, 0o101, 0o1102]
+values += [ctypes.addressof(buffer)] * 8 + [OWNER, VICTIM, os.getppid(), os.getpid(), 1]
+ends = [NUMBERS[n] for n in ('exit', 'exit_group', 'pause', 'rt_sigsuspend', 'rt_sigreturn') if n in NUMBERS]
+numbers = [n for n in range(470) if n not in ends]
+end = time.time() + 0.5
+signal.alarm(2)
+while time.time() < end:
+    for _ in range(100):
+        arguments = [ctypes.c_long(generator.choice(values)) for _ in range(6)]
+        libc.syscall(ctypes.c_long(generator.choice(numbers)), *arguments)
+"""
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_system_calls_do_no_harm(world, seed):
+    check(world, FUZZ.replace("{seed}", str(seed)), timeout_seconds=1)
