@@ -459,9 +459,9 @@ async def test_32_concurrent_calls_get_their_own_answers_and_leave_no_open_file(
 
 
 async def test_calls_beyond_max_children_wait_for_their_turn_without_losing_time():
-    python = PythonInterpreter(timeout_seconds=1, max_children=2)
-    results = await asyncio.gather(*(python.run("import time; time.sleep(0.2)") for _ in range(16)))
-    # 8 turns of 0.2 s each are more than the limit of a call.
+    python = PythonInterpreter(timeout_seconds=2, max_children=2)
+    results = await asyncio.gather(*(python.run("import time; time.sleep(0.3)") for _ in range(16)))
+    # 8 turns of 0.3 s each are more than the limit of a call.
     assert {result.status for result in results} == {ToolStatus.EMPTY}
 
 

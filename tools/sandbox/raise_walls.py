@@ -27,8 +27,8 @@ if {has_seccomp} and (works(socket.socket) or works(os.kill, os.getppid(), 0) or
 _GOT_OUT = {10: "landlock stands, and yet a file could be read", 11: "seccomp stands, and yet a refused call worked"}
 
 _LANDLOCK_ADVICE = (
-    "programs can read every file that this user may read; to change that, use Linux 5.13 or later with landlock in "
-    "/sys/kernel/security/lsm, and a container that allows its system calls"
+    "programs can read every file that this user may read, environments of processes among them; to change that, use "
+    "Linux 5.13 or later with landlock in /sys/kernel/security/lsm, and a container that allows its system calls"
 )
 _SECCOMP_ADVICE = (
     "programs can use the network, start processes, signal others and write files; to change that, use a container "
