@@ -405,7 +405,10 @@ def test_limits_that_are_not_positive_are_refused_by_name(limit, value):
 
 @pytest.mark.parametrize(
     ("limit", "value"),
-    [("cpu_seconds", 1.5), ("memory_mb", 1.5), ("memory_mb", 1 << 50), ("timeout_seconds", float("nan"))],
+    [
+        *(("cpu_seconds", 1.5), ("memory_mb", 1.5), ("memory_mb", 1 << 50), ("timeout_seconds", float("nan"))),
+        *(("scratch_mb", -1), ("max_children", 0), ("max_children", 257), ("isolation", "none")),
+    ],
 )
 def test_limits_that_no_call_could_run_under_are_refused_at_once(limit, value):
     with pytest.raises(ValueError, match=limit):

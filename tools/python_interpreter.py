@@ -29,6 +29,8 @@ from arpo_tools.tool import ToolResult, ToolStatus
 
 _LARGEST_LIMIT = 1 << 40
 """In MB or seconds: below it, every limit fits the kernel's 64 bits."""
+_MOST_CHILDREN = 256
+"""Of one helper: their messages fit the buffer of a socket at the same time."""
 _MOST_HELPERS = 3
 """Helpers that one call is offered to."""
 _ISOLATIONS = ("auto", "strict", "limits")
@@ -77,6 +79,10 @@ class PythonInterpreter:
         for limit in dataclasses.fields(self):
             if isinstance(limit.default, int | float):
                 _check_limit(limit.name, getattr(self, limit.name))
+        if self.max_children > _MOST_CHILDREN:
+            raise ValueError(
+                f"python tool: max_children={self.max_children}; expected at most {_MOST_CHILDREN}: lower it"
+            )
         if self.isolation not in _ISOLATIONS:
             raise ValueError(f"python tool: isolation={self.isolation!r}; expected one of {_ISOLATIONS}: change it")
         if self.isolation == "strict":

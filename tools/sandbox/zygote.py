@@ -142,7 +142,7 @@ class Zygote:
                 continue  # it has died, which nobody has noticed yet
             try:
                 socket.send_fds(chosen.channel, [b"r"], descriptors)
-            except BrokenPipeError:
+            except ConnectionError:
                 if candidate is None:
                     raise
                 continue
