@@ -64,7 +64,8 @@ class PythonInterpreter:
     """`auto`: the strongest walls that this machine allows; `strict`: landlock and seccomp, or the constructor raises;
     `limits`: resource limits only, for programs that are trusted."""
     max_children: int = 32
-    """Calls that run at a time; more wait for their turn, which doesn't count against their wall-clock limit."""
+    """Calls that run at a time; more wait for their turn, which doesn't count against their wall-clock limit. Together
+    they may take `max_children` times `memory_mb`; when memory runs out, the kernel ends them before anything else."""
     _starting: dict[asyncio.AbstractEventLoop, "asyncio.Task[tuple[HelperClient, SandboxReport]]"] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
