@@ -107,6 +107,9 @@ PROC = {
     "v = struct.pack('PN', ctypes.addressof(b), 8)\nattempt(call, 'process_vm_writev', os.getppid(), v, 1, v, 1, 0)",
     "trace the victim": "attempt(call, 'ptrace', 16, VICTIM, 0, 0)\nattempt(call, 'ptrace', 0x4206, VICTIM, 0, 0)",
     "steal a descriptor": "attempt(call, 'pidfd_open', OWNER, 0)\nattempt(call, 'pidfd_getfd', 3, 3, 0)",
+    "a descriptor of a process by a socket": "a, b = socket.socketpair()\nattempt(a.getsockopt, socket.SOL_SOCKET, 77)",
+    "links to other roots": "for p in ('/proc/OWNER/root', '/proc/OWNER/cwd', '/proc/1/root', '/proc/VICTIM/ns/net'):\n"
+    "    attempt(os.stat, p)\n    attempt(os.chdir, p)",
     "compare processes": "attempt(call, 'kcmp', OWNER, OWNER, 0, 0, 0)",
 }
 
@@ -186,6 +189,14 @@ KERNEL = {
     "personality": "attempt(call, 'personality', 0x40000)",
     "modules and swap": "attempt(call, 'init_module', 0, 0, b'')\nattempt(call, 'swapoff', b'/none')\n"
     "attempt(call, 'acct', b'/none')\nattempt(call, 'reboot', 0, 0, 0, 0)",
+    "arguments with more than 32 bits": "high = 1 << 32\nattempt(call, 'kill', high | VICTIM, 9)\n"
+    "attempt(call, high | NUMBERS['kill'], VICTIM, 9)\nattempt(call, 'fcntl', 1, high | 8, VICTIM)\n"
+    "attempt(call, 'prctl', high | 1, 0, 0, 0, 0)\nattempt(call, 'clone', high * 256 | 17, 0, 0, 0, 0)\n"
+    "attempt(call, 'openat', -100, b'FOLDER/new', high | 0o101, 0o600)\n"
+    "attempt(call, 'sendto', 1, b'x', 1, 0, high, 16)\n"
+    "attempt(call, 'prlimit64', 0, 7, high, 0)",
+    "threads in other namespaces": "for f in (0x20000, 0x40000000, 0x02000000, 0x10000000):\n"
+    "    attempt(call, 'clone', 0x10000 | 0x100 | 0x800 | f, 0, 0, 0, 0)",
     "unknown calls": "for n in [*range(424, 600), 999, 0x3FFFFFFF, -1]:\n"
     "    if n not in NUMBERS.values(): attempt(call, n, 0, 0, 0, 0)",
     "32-bit calls": "import platform\nif platform.machine() == 'x86_64':\n    m = mmap.mmap(-1, 4096, prot=7)\n"

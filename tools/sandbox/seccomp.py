@@ -40,6 +40,8 @@ _FCNTL_LOCKS = [5, 6, 7]
 """F_GETLK, F_SETLK, F_SETLKW: SQLite wants them, and a lock on a file of the host could stop its owner."""
 _IOCTL = [0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451]
 """TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+_SOCKET_OPTIONS = [3, 4, 7, 8, 38, 39]
+"""SO_TYPE, SO_ERROR, SO_SNDBUF, SO_RCVBUF, SO_PROTOCOL, SO_DOMAIN; not SO_PEERPIDFD, which opens a process."""
 _PRCTL = [15, 16]
 """PR_SET_NAME, PR_GET_NAME; not PR_SET_PDEATHSIG, by which a child could outlive the helper."""
 
@@ -88,6 +90,7 @@ def _filtered(has_scratch: bool, allow_threads: bool) -> dict[str, list[Instruct
         "prlimit64": [*_one_of(0, [0, _OWN_PID], errno.EPERM), *_null(2, errno.EPERM)],
         # Streams only: a datagram socket could send to any address that a path or an abstract name leads to.
         "socketpair": [*_one_of(0, [1], errno.EPERM), *_masked(1, 0xF, 1, errno.EPERM)],
+        "getsockopt": _one_of(2, _SOCKET_OPTIONS, errno.EPERM),
         "sendto": _null(4, errno.EPERM),
     }
 
