@@ -480,6 +480,23 @@ async def test_a_dead_helper_is_an_infrastructure_error_and_the_next_call_has_a_
     assert (await python.run("6 * 7")).text == "42"
 
 
+async def test_the_directory_of_a_killed_helper_is_removed_by_the_next_and_that_of_a_living_one_is_not():
+    alive, killed = PythonInterpreter(timeout_seconds=PATIENCE), PythonInterpreter(timeout_seconds=PATIENCE)
+    folder = Path((await alive.run("import os; print(os.getcwd())")).text)
+    if not folder.exists():
+        pytest.skip("bubblewrap keeps the directory to itself")
+    left = Path((await killed.run("import os; print(os.getcwd())")).text)
+    helper = (await killed._helper())[0]._helper.process.pid
+    os.kill(helper, 9)
+    assert_gone(helper)
+    assert (await killed.run("6 * 7")).text == "42"
+    assert not left.exists()
+    assert folder.exists()
+    alive.close()
+    killed.close()
+    assert not folder.exists()
+
+
 async def test_a_helper_that_is_stuck_is_replaced(monkeypatch):
     monkeypatch.setattr("arpo_tools.sandbox.client._GRACE_SECONDS", 0.2)
     monkeypatch.setattr("arpo_tools.sandbox.launch.STOP_SECONDS", 0.2)

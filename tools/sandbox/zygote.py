@@ -18,7 +18,6 @@ import selectors
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from .child import FAILED, GATE, MOST_HELPER_FILES, READY, run_child
 from .plan import Plan
 from .preload import preload
 from .raise_walls import raise_walls
+from .scratch import make_scratch
 from .thread_gate import Gate
 from .walls import Walls
 
@@ -266,7 +266,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     plan = Plan.from_json(sys.argv[2])
     _become_helper(plan)
-    scratch = tempfile.mkdtemp(prefix="arpo-python-")
+    scratch = make_scratch()
     try:
         os.chdir(scratch)
         preloaded = preload(plan.library_folders)
