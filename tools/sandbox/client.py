@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import logging
@@ -173,6 +174,10 @@ class HelperClient:
         try:
             socket.send_fds(self._helper.control, [json.dumps(message).encode()], descriptors or [])
         except OSError as error:  # BlockingIOError too: there is room for more than it can have missed
+            if error.errno == errno.ETOOMANYREFS:
+                raise HelperError(
+                    f"this user sends too many open files at a time ({error}): raise `ulimit -n`"
+                ) from error
             self._fail(f"the interpreter does not listen: {error}")
 
     def _fail(self, reason: str, patience_seconds: float = 0.0) -> None:

@@ -50,7 +50,7 @@ class Walls:
             self._ruleset = -1
 
     def enclose(self, helper: int) -> int | None:
-        """Put this process, a child of `helper`, behind everything but the filter, which is `seal`'s.
+        """Put this process, a child of `helper`, behind everything but the limits and the filter, which are `seal`'s.
 
         Returns the listener of the thread gate, if there is one; it must leave this process before the program starts.
 
@@ -68,11 +68,12 @@ class Walls:
         limits.leave_no_core()
         if ruleset >= 0:
             landlock.restrict_self(ruleset)
-        limits.limit_resources(self.limits)
         return thread_gate.install() if self.has_seccomp and self.has_thread_gate else None
 
     def seal(self) -> None:
-        """Put up the filter of system calls: the last step, as it forbids all the others."""
+        """Limit the resources and put up the filter of system calls: the last step, as it forbids all the others."""
+        # Not earlier: with few files of its own, a process may not send descriptors while others of the user do.
+        limits.limit_resources(self.limits)
         if self.has_seccomp:
             seccomp.install(seccomp.for_process(self._filter, os.getpid()))
 

@@ -125,7 +125,9 @@ class Zygote:
             try:
                 self._start(message["run"], descriptors)
             except OSError as error:
-                _send(self._control, {"ended": message["run"], "failure": f"the helper could not fork: {error}"})
+                _send(
+                    self._control, {"ended": message["run"], "failure": f"the helper could not start a child: {error}"}
+                )
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -142,8 +144,9 @@ class Zygote:
                 continue  # it has died, which nobody has noticed yet
             try:
                 socket.send_fds(chosen.channel, [b"r"], descriptors)
-            except ConnectionError:
-                if candidate is None:
+            except OSError as error:
+                _kill(chosen.pid)
+                if candidate is None or not isinstance(error, ConnectionError):
                     raise
                 continue
             chosen.call = call
