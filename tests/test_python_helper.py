@@ -73,6 +73,13 @@ async def test_32_concurrent_calls_get_their_own_answers_and_leave_no_open_file(
     assert open_files() == before
 
 
+async def test_a_burst_of_128_calls_is_answered():
+    python = PythonInterpreter(timeout_seconds=PATIENCE, max_children=128)
+    await python.run("1")
+    results = await asyncio.gather(*(python.run(f"{i} * {i}") for i in range(128)))
+    assert [result.text for result in results] == [str(i * i) for i in range(128)]
+
+
 async def test_calls_beyond_max_children_wait_for_their_turn_without_losing_time():
     python = PythonInterpreter(timeout_seconds=2, max_children=2)
     results = await asyncio.gather(*(python.run("import time; time.sleep(0.3)") for _ in range(16)))
