@@ -25,6 +25,12 @@ def named(name: str, ancestor: int | None = None) -> set[int]:
     return {pid for pid in descendants(ancestor) if _name(pid) == name}
 
 
+def helpers() -> set[int]:
+    """Return the helpers of this process; a child of one has its name for a moment."""
+    found = named("arpo-python")
+    return found - {pid for helper in found for pid in descendants(helper)}
+
+
 def is_gone(pid: int) -> bool:
     """Return whether a process has ended; a zombie has, as who reaps an orphan is not for a test to say."""
     fields = _stat(pid)

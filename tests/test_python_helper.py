@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from processes import assert_gone, descendants, named
+from processes import assert_gone, descendants, helpers, named
 
 from arpo_tools import PythonInterpreter, ToolResult, ToolStatus
 
@@ -90,7 +90,7 @@ async def test_calls_beyond_max_children_wait_for_their_turn_without_losing_time
 async def test_a_dead_helper_is_an_infrastructure_error_and_the_next_call_has_a_new_one():
     python = PythonInterpreter(timeout_seconds=PATIENCE)
     await python.run("1")
-    (helper,) = named("arpo-python")
+    (helper,) = helpers()
     call = asyncio.create_task(python.run("import time; time.sleep(600)"))
     programs = await running_programs()
     os.kill(helper, 9)
@@ -122,7 +122,7 @@ async def test_a_helper_that_is_stuck_is_replaced(monkeypatch):
     monkeypatch.setattr("arpo_tools.sandbox.launch.STOP_SECONDS", 0.2)
     python = PythonInterpreter(timeout_seconds=1)
     await python.run("1")
-    (helper,) = named("arpo-python")
+    (helper,) = helpers()
     os.kill(helper, 19)  # SIGSTOP
     assert (await python.run("1")).status is ToolStatus.INFRASTRUCTURE_ERROR
     assert_gone(helper)
@@ -143,10 +143,10 @@ def test_a_helper_ends_with_its_owner():
     python = PythonInterpreter(timeout_seconds=PATIENCE)
     loop.run_until_complete(python.run("1"))
     loop.close()
-    helpers = descendants()
-    assert helpers
+    processes = descendants()
+    assert processes
     del python
-    assert descendants() & helpers == set()
+    assert descendants() & processes == set()
 
 
 def test_a_helper_that_ended_with_its_thread_is_replaced():
@@ -157,7 +157,7 @@ def test_a_helper_that_ended_with_its_thread_is_replaced():
         thread = threading.Thread(target=lambda: results.append(loop.run_until_complete(python.run("6 * 7"))))
         thread.start()
         thread.join()
-        assert_gone(*(named("arpo-python")))  # the kernel ends it with the thread
+        assert_gone(*helpers())  # the kernel ends it with the thread
     assert [result.text for result in results] == ["42", "42"]
     python.close()
     loop.close()
