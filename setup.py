@@ -26,6 +26,7 @@ setup(
         *find_packages(include=["arpo_verl", "arpo_verl.*"]),
         "arpo_tools",
         "arpo_tools.cache",
+        "arpo_tools.sandbox",
         "arpo_tools.search",
         "arpo_patches",
     ],
@@ -41,7 +42,7 @@ setup(
         "verl>=0.9.1,<0.10",  # the rollout overrides methods that verl may rename in 0.10
         "wrapt>=1.16",  # hooks that run when verl imports a module, so that `import verl` stays fast
         "requests>=2.26",
-        "aiohttp>=3.13",  # web search and page browser: the HTTP client that stays fast with 256 calls in flight
+        "aiohttp>=3.13",  # web search, page browser, remote Python: stays fast with 256 calls in flight
         "stamina>=25.2",  # their retries: a hook may answer with the seconds of a Retry-After
         "sympy",
     ],

@@ -1,184 +1,202 @@
-"""Run model-written Python in a process of its own, with limits.
+"""Run model-written Python in a warm process of its own, behind walls.
 
-What is covered: an empty environment, a session of its own, an empty working directory that is deleted afterwards;
-limits on CPU time, memory, file size, output and wall-clock time; the whole process group is killed and the child
-reaped when the call ends, however it ends; output printed before an error or a time-out is kept; the last expression
-is shown as in a notebook.
+What is covered: a program starts in a few milliseconds with NumPy and SymPy imported, knows nothing of other calls and
+leaves nothing behind. By default it has no network, no environment, no file but Python's own, nothing it can write, no
+other process (so no `subprocess` and no `multiprocessing`), and limits on CPU time, memory, output, threads and
+wall-clock time, whoever runs it, root or not. What was printed before an error or a time-out is kept; the value of the
+last expression is shown as in a notebook.
 
-What is not covered: this is not a security sandbox. The network is reachable, files that the user may read can be
-read, `/proc/<parent>/environ` among them, the number of processes and files is not limited, a process that leaves its
-session escapes the kill, and root can raise its own limits.
+What is not covered: faults of the kernel, and what one program can find out about the machine by measuring time, or by
+asking whether a path exists. Nothing is kept from call to call: sessions that keep variables are not offered. Where a
+wall can't be had the next weaker step is taken with a warning, unless `isolation` is `strict`.
 """
 
 import asyncio
-import contextlib
+import dataclasses
 import math
-import os
-import shutil
 import signal
-import site
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
 
+from arpo_tools.sandbox.client import Ending, HelperClient, HelperError, HelperGone, start_best
+from arpo_tools.sandbox.launch import make_plan
+from arpo_tools.sandbox.limits import CallLimits
+from arpo_tools.sandbox.plan import Plan, SandboxReport
+from arpo_tools.sandbox.probe import probe
+from arpo_tools.sandbox.program import LIMIT_EXIT
 from arpo_tools.tool import ToolResult, ToolStatus
-
-# Runs in the child before any of the model's code. It reads the limits from its arguments and the code from its input:
-# an argument is limited to 128 KB and can't hold a NUL byte.
-_CHILD = """
-import _ast, errno, resource, sys
-cpu_seconds, memory_bytes, file_bytes = map(int, sys.argv[1:4])
-for limit, value in (
-    (resource.RLIMIT_AS, memory_bytes),
-    (resource.RLIMIT_FSIZE, file_bytes),
-    (resource.RLIMIT_CORE, 0),
-):
-    resource.setrlimit(limit, (value, value))
-# Between the two limits the kernel sends SIGXCPU, by which the end can be told from another kill.
-resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-sys.path += sys.argv[4:]
-sys.argv = [""]
-source = sys.stdin.buffer.read().decode("utf-8", "replace")
-names = {"__name__": "__main__"}
-try:
-    body = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST).body
-    last = _ast.Expression(body.pop().value) if body and isinstance(body[-1], _ast.Expr) else None
-    exec(compile(_ast.Module(body, []), "<python>", "exec"), names)
-    if last is not None:
-        sys.displayhook(eval(compile(last, "<python>", "eval"), names))
-except MemoryError:
-    names.clear()  # or there would be no memory for the message
-    print("MemoryError: the memory limit is %d MB" % (memory_bytes >> 20))
-    sys.exit(101)
-except Exception as error:
-    import traceback
-    print("".join(traceback.format_exception(type(error), error, error.__traceback__.tb_next)).rstrip())
-    sys.exit(101 if isinstance(error, OSError) and error.errno == errno.EFBIG else 1)
-"""
-_LIMIT_EXIT = 101
-"""What the child ends with after a limit; a program may end with the same code, and is then believed."""
-
 
 _LARGEST_LIMIT = 1 << 40
 """In MB or seconds: below it, every limit fits the kernel's 64 bits."""
+_MOST_CHILDREN = 256
+"""Of one helper: their messages fit the buffer of a socket at the same time."""
+_MOST_HELPERS = 3
+"""Helpers that one call is offered to."""
+_ISOLATIONS = ("auto", "strict", "limits")
 
 
 @dataclass(frozen=True)
 class PythonInterpreter:
-    """A `Tool` that runs each call in a fresh `python -I` process; nothing is kept from call to call."""
+    """A `Tool` that runs each call in a fresh process; nothing is kept from call to call.
+
+    The first call on an event loop starts a helper process there, which takes about half a second; `start` does it
+    beforehand. The helper ends with `close`, with the loop (`asyncio.run`), with this object, or with this process.
+    """
 
     name: str = "python"
     timeout_seconds: float = 5.0
-    """Wall-clock limit of one call, start of the interpreter included."""
+    """Wall-clock limit of one call, from the moment that its process exists."""
     cpu_seconds: int = 5
-    """CPU time of one process, in whole seconds as `RLIMIT_CPU` counts it."""
+    """CPU time of one call, all threads together, in whole seconds as `RLIMIT_CPU` counts it."""
     memory_mb: int = 1024
-    """Address space of one process (`RLIMIT_AS`), in MB of 2**20 bytes."""
+    """Address space of one call (`RLIMIT_AS`), in MB of 2**20 bytes; Python with NumPy and SymPy takes some 150."""
     file_mb: int = 16
-    """Size of one written file (`RLIMIT_FSIZE`), in MB."""
+    """Size of one written file (`RLIMIT_FSIZE`), in MB; nothing can be written unless there is a scratch directory."""
     max_output_chars: int = 10_000
-    """What the model sees at most; what is printed beyond is dropped, and the cut is marked."""
+    """What the model sees at most; a program that prints much more is stopped, and the cut is marked."""
+    scratch_mb: int = 0
+    """Size of the directory that a program starts in and may write to, in MB of memory; 0: it is empty and read-only.
+
+    It is a file system of the call's own and vanishes with it. It needs user namespaces, and landlock of ABI 3.
+    """
+    isolation: str = "auto"
+    """`auto`: the strongest walls that this machine allows; `strict`: landlock and seccomp, or the constructor raises;
+    `limits`: resource limits only, for programs that are trusted."""
+    max_children: int = 32
+    """Calls that run at a time; more wait for their turn, which doesn't count against their wall-clock limit. Together
+    they may take `max_children` times `memory_mb`; when memory runs out, the kernel ends them before anything else."""
+    _starting: dict[asyncio.AbstractEventLoop, "asyncio.Task[tuple[HelperClient, SandboxReport]]"] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
-        for limit in ("timeout_seconds", "cpu_seconds", "memory_mb", "file_mb", "max_output_chars"):
-            value = getattr(self, limit)
-            if not 0 < value < (math.inf if limit == "timeout_seconds" else _LARGEST_LIMIT):
-                raise ValueError(f"python tool: {limit}={value}; expected a positive number: change it")
-            if limit != "timeout_seconds" and not isinstance(value, int):
-                raise ValueError(f"python tool: {limit}={value}; expected a whole number: change it")
+        """Check the limits, and with `isolation="strict"` the walls.
+
+        Raises:
+            ValueError: a limit or `isolation` is none.
+            SandboxUnavailable: what `strict` asks for can't be had; the message says why and what to do.
+        """
+        for limit in dataclasses.fields(self):
+            if isinstance(limit.default, int | float):
+                _check_limit(limit.name, getattr(self, limit.name))
+        if self.max_children > _MOST_CHILDREN:
+            raise ValueError(
+                f"python tool: max_children={self.max_children}; expected at most {_MOST_CHILDREN}: lower it"
+            )
+        if self.isolation not in _ISOLATIONS:
+            raise ValueError(f"python tool: isolation={self.isolation!r}; expected one of {_ISOLATIONS}: change it")
+        if self.isolation == "strict":
+            probe(self._plan())
+        weakref.finalize(self, _close_all, self._starting)
 
     async def run(self, text: str) -> ToolResult:
-        """Run `text` as a program and return what it printed. Never raises but for cancellation."""
+        """Run `text` as a program and return what it printed. Never raises but for cancellation, which kills it."""
         if not text.strip():
             return ToolResult("Error: no code was given.", ToolStatus.MODEL_ERROR)
         try:
-            return await self._run(text.encode("utf-8", "replace"))
-        except OSError as error:
-            return ToolResult(f"Error: the interpreter could not start: {error}", ToolStatus.INFRASTRUCTURE_ERROR)
+            return self._result(await self._ending_of(text.encode("utf-8", "replace")))
+        except (HelperError, OSError) as error:
+            return ToolResult(f"Error: {error}", ToolStatus.INFRASTRUCTURE_ERROR)
 
-    async def _run(self, code: bytes) -> ToolResult:
-        # Files instead of pipes: whoever still holds a pipe can't keep the call open, and RLIMIT_FSIZE caps the output.
-        with (
-            _working_directory() as folder,
-            tempfile.TemporaryFile() as source,
-            tempfile.TemporaryFile() as output,
-        ):
-            source.write(code)
-            source.seek(0)
-            # Not asyncio's own: Ray runs its actors on uvloop, which forks to start a process, and a fork of a process
-            # with threads can wait for ever for a lock that one of them held. subprocess uses vfork.
-            child = subprocess.Popen(
-                # -S: reading every .pth file of the environment takes longer than a typical call.
-                # -u: what was printed before a sudden end must not wait in a buffer.
-                [
-                    *(sys.executable, "-I", "-S", "-B", "-u", "-c", _CHILD),
-                    *(str(self.cpu_seconds), str(self.memory_mb << 20), str(self.file_mb << 20)),
-                    *site.getsitepackages(),
-                ],
-                stdin=source,
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                env={"OPENBLAS_NUM_THREADS": "1"},  # each BLAS thread would reserve address space against the limit
-                start_new_session=True,
-            )
-            is_timeout = False
+    async def _ending_of(self, source: bytes) -> Ending:
+        """Run a program; a helper that dies while it waits for its turn is replaced."""
+        failure = HelperGone("no helper was asked")
+        for _ in range(_MOST_HELPERS):
+            client, _report = await self._helper()
             try:
-                await asyncio.wait_for(_end_of(child.pid), self.timeout_seconds)
-            except asyncio.TimeoutError:
-                is_timeout = True
-            finally:
-                _kill_group(child.pid)
-                child.wait()
-            output.seek(0)
-            # A character has at most four bytes in UTF-8.
-            return self._result(output.read(4 * self.max_output_chars + 4), child.returncode, is_timeout)
+                # A character has at most four bytes in UTF-8.
+                return await client.run(source, 4 * self.max_output_chars + 4)
+            except HelperGone as error:
+                failure = error
+        raise failure
 
-    def _result(self, output: bytes, exit_code: int | None, is_timeout: bool) -> ToolResult:
-        text = output.decode("utf-8", "replace").rstrip()
-        is_cut = len(text) > self.max_output_chars
+    async def start(self) -> SandboxReport:
+        """Start the helper on the running loop unless there is one, and return how well programs are walled in.
+
+        Raises:
+            HelperError: it can't be started.
+        """
+        _, report = await self._helper()
+        return report
+
+    def close(self) -> None:
+        """Stop the helper of every loop. Calls in flight end with an infrastructure error; a later call starts anew."""
+        _close_all(self._starting)
+
+    def _plan(self) -> Plan:
+        limits = CallLimits(self.timeout_seconds, self.cpu_seconds, self.memory_mb, self.file_mb, self.scratch_mb)
+        return make_plan(limits, self.isolation)
+
+    async def _helper(self) -> tuple[HelperClient, SandboxReport]:
+        """Return the helper of the running loop, started if there is none that can be used."""
+        loop = asyncio.get_running_loop()
+        starting = self._starting.get(loop)
+        if starting is None or (starting.done() and not _is_usable(starting)):
+            for other in [other for other in self._starting if other.is_closed()]:
+                _close(other, self._starting.pop(other))
+            starting = self._starting[loop] = loop.create_task(start_best(self._plan(), self.max_children))
+        try:
+            return await asyncio.shield(starting)  # others may be waiting for the same start
+        except asyncio.CancelledError:
+            if starting.cancelled():  # by `close`, and not the call that waits
+                raise HelperError("the interpreter was closed while it started") from None
+            raise
+
+    def _result(self, ending: Ending) -> ToolResult:
+        text = ending.output.decode("utf-8", "replace").rstrip()
+        is_cut = ending.is_cut or len(text) > self.max_output_chars
         if is_cut:
             text = text[: self.max_output_chars] + "\n...(output cut)"
-        if is_timeout:
+        if ending.is_timeout:
             note = f"TimeoutError: the call took longer than {self.timeout_seconds:g} s"
             return ToolResult(f"{text}\n{note}".lstrip(), ToolStatus.TIMEOUT)
-        if exit_code == -signal.SIGXCPU:
+        # A program that ignores SIGXCPU is killed a second later.
+        is_killed = ending.exit_code == -signal.SIGKILL and ending.cpu_seconds >= self.cpu_seconds
+        if ending.exit_code == -signal.SIGXCPU or is_killed:
             return ToolResult(f"{text}\nError: the CPU limit is {self.cpu_seconds} s".lstrip(), ToolStatus.LIMIT)
-        if is_cut or exit_code == _LIMIT_EXIT:
+        if is_cut or ending.exit_code == LIMIT_EXIT:
             return ToolResult(text, ToolStatus.LIMIT)
-        if exit_code != 0:
-            return ToolResult(text or f"Error: the process ended with code {exit_code}", ToolStatus.MODEL_ERROR)
+        if ending.exit_code != 0:
+            message = text or f"Error: the process ended with code {ending.exit_code}"
+            return ToolResult(message, ToolStatus.MODEL_ERROR)
         return ToolResult(text, ToolStatus.OK) if text else ToolResult("(no output)", ToolStatus.EMPTY)
 
 
-@contextlib.contextmanager
-def _working_directory() -> Iterator[str]:
-    """Make a directory and delete it, whatever the program has made of it."""
-    folder = tempfile.mkdtemp(prefix="arpo-python-")
+def _check_limit(name: str, value: float) -> None:
+    least = 0 if name == "scratch_mb" else 1e-9
+    if not least <= value < (math.inf if name == "timeout_seconds" else _LARGEST_LIMIT):
+        raise ValueError(f"python tool: {name}={value}; expected a positive number: change it")
+    if name != "timeout_seconds" and not isinstance(value, int):
+        raise ValueError(f"python tool: {name}={value}; expected a whole number: change it")
+
+
+def _is_usable(starting: "asyncio.Task[tuple[HelperClient, SandboxReport]]") -> bool:
+    if starting.cancelled() or starting.exception() is not None:
+        return False
+    return starting.result()[0].is_usable
+
+
+def _close_all(starting: dict[asyncio.AbstractEventLoop, "asyncio.Task[Any]"]) -> None:
+    while starting:
+        _close(*starting.popitem())
+
+
+def _close(loop: asyncio.AbstractEventLoop, starting: "asyncio.Task[Any]") -> None:
+    """Close a helper, in the thread of its loop where that still runs."""
+    if not starting.done():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(starting.cancel)
+    elif not starting.cancelled() and starting.exception() is None:
+        client = starting.result()[0]
+        if loop.is_running() and not _is_running_here(loop):
+            loop.call_soon_threadsafe(client.close)
+        else:
+            client.close()
+
+
+def _is_running_here(loop: asyncio.AbstractEventLoop) -> bool:
     try:
-        yield folder
-    finally:
-        try:
-            shutil.rmtree(folder)
-        except (OSError, RecursionError):  # replaced by a file or a link, or nested deeper than Python recurses
-            subprocess.run(["rm", "-rf", folder], check=False)
-
-
-async def _end_of(pid: int) -> None:
-    """Wait until a process has ended, without reaping it and without a thread."""
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    descriptor = os.pidfd_open(pid)
-    loop.add_reader(descriptor, lambda: ended.done() or ended.set_result(None))
-    try:
-        await ended
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
-
-
-def _kill_group(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

@@ -52,15 +52,22 @@ def _options(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "type"}
 
 
+def _remote_python(options: dict[str, Any]) -> Tool:
+    from arpo_tools.remote_python import RemotePython  # it imports aiohttp, which a local interpreter doesn't need
+
+    return RemotePython(**options)
+
+
 class PythonTool(_ArpoTool):
-    """`arpo_tools.PythonInterpreter`; the keys under `config` are its fields."""
+    """`arpo_tools.PythonInterpreter`, or `RemotePython` where there is a `base_url`; `config` has their fields."""
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
         description = (
             "Run Python code in a fresh interpreter; prints and the value of the last expression are returned."
         )
         schema = tool_schema or _schema("python", description, "code", "The program to run.")
-        super().__init__(PythonInterpreter(**_options(config)), schema)
+        options = _options(config)
+        super().__init__(_remote_python(options) if "base_url" in options else PythonInterpreter(**options), schema)
 
 
 class SearchTool(_ArpoTool):

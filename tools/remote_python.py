@@ -1,0 +1,170 @@
+"""Run model-written Python on a server that speaks SandboxFusion's HTTP API, instead of on this machine.
+
+For machines that can't wall programs in, and for those who don't want them beside the training. The server decides what
+a program may do and which libraries it finds; here are the request, its retries, and the results of the local tool.
+What a program prints, and how it ended, are the server's word. Sessions that keep variables are not offered.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import stamina
+
+from arpo_tools.sandbox.program import LIMIT_EXIT
+from arpo_tools.tool import ToolResult, ToolStatus
+
+_RETRIED = frozenset({429, 502, 503, 504})
+"""HTTP statuses of a server that is busy or restarting; SandboxFusion's gateway answers 504 when its queue is long."""
+_MOST_BYTES = 16 << 20
+"""Of an answer; the tool shows far less."""
+
+# Shows the last expression and the model's own frames only, as the local tool does.
+_PROGRAM = """
+import ast, sys, traceback
+def run(source):
+    names = {"__name__": "__main__"}
+    try:
+        body = compile(source, "<python>", "exec", ast.PyCF_ONLY_AST).body
+        last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), "<python>", "exec"), names)
+        if last is not None:
+            sys.displayhook(eval(compile(last, "<python>", "eval"), names))
+    except Exception as error:
+        frames = error.__traceback__.tb_next if error.__traceback__ else None
+        sys.stdout.flush()
+        traceback.print_exception(type(error), error, frames)
+        sys.exit(%d if isinstance(error, MemoryError) else 1)
+run(%r)
+"""
+
+
+class RemoteError(Exception):
+    """The server didn't run the program: it could not be reached, refused, failed, or answered something else."""
+
+
+class _Busy(RemoteError):
+    """The same, and another attempt may help."""
+
+
+@dataclass(frozen=True)
+class RemotePython:
+    """A `Tool` that sends each call to `<base_url>/run_code`; nothing is kept from call to call."""
+
+    base_url: str
+    """Of the server, for instance `http://sandbox:8080`."""
+    name: str = "python"
+    timeout_seconds: float = 5.0
+    """Wall-clock limit of one call, which the server enforces."""
+    memory_mb: int = 1024
+    """Memory limit of one call, which the server enforces, in MB."""
+    max_output_chars: int = 10_000
+    """What the model sees at most; what is printed beyond is dropped, and the cut is marked."""
+    answer_seconds: float = 30.0
+    """How long, beyond `timeout_seconds`, one attempt waits for the server, whose calls may have to queue."""
+    attempts: int = 3
+    """How often a call is sent before a server that is busy or can't be reached counts as broken."""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ValueError: `base_url` is no URL, or a limit is not positive.
+        """
+        if not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"python tool: base_url={self.base_url!r}; expected http://... or https://...: change it")
+        for limit in ("timeout_seconds", "memory_mb", "max_output_chars", "answer_seconds", "attempts"):
+            if not getattr(self, limit) > 0:
+                raise ValueError(f"python tool: {limit}={getattr(self, limit)}; expected a positive number: change it")
+
+    async def run(self, text: str) -> ToolResult:
+        """Run `text` as a program and return what it printed. Never raises but for cancellation."""
+        if not text.strip():
+            return ToolResult("Error: no code was given.", ToolStatus.MODEL_ERROR)
+        try:
+            return self._result(await self._answer(text.encode("utf-8", "replace").decode()))
+        except RemoteError as error:
+            return ToolResult(f"Error: {error}", ToolStatus.INFRASTRUCTURE_ERROR)
+
+    async def _answer(self, source: str) -> dict[str, Any]:
+        """Return what the server says about a program.
+
+        Raises:
+            RemoteError: nothing that can be used, after every attempt that is worth it.
+        """
+        request = {
+            "code": _PROGRAM % (LIMIT_EXIT, source),
+            "language": "python",
+            "stdin": "",
+            "compile_timeout": self.timeout_seconds,
+            "run_timeout": self.timeout_seconds,
+            "memory_limit_MB": self.memory_mb,
+            "files": {},
+            "fetch_files": [],
+        }
+        timeout = aiohttp.ClientTimeout(total=self.timeout_seconds + self.answer_seconds)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            retries = stamina.retry_context(on=_Busy, attempts=self.attempts, timeout=None, wait_max=5.0)
+            async for attempt in retries:
+                with attempt:
+                    return await self._post(session, request)
+        raise RemoteError("no attempt was made")
+
+    async def _post(self, session: aiohttp.ClientSession, request: dict[str, Any]) -> dict[str, Any]:
+        url = f"{self.base_url.rstrip('/')}/run_code"
+        try:
+            async with session.post(url, json=request, allow_redirects=False) as response:
+                body = await _read(response)
+        except asyncio.TimeoutError:
+            raise RemoteError(f"{url} did not answer within {self.timeout_seconds + self.answer_seconds:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Busy(f"{url} can't be reached: {error}") from error
+        shown = body[:200].decode("utf-8", "replace")
+        if response.status in _RETRIED:
+            raise _Busy(f"{url} answered {self.attempts} times HTTP {response.status}: {shown}")
+        if response.status != 200:
+            raise RemoteError(f"{url} answered HTTP {response.status}: {shown}; expected 200: check base_url")
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or "status" not in answer:
+            raise RemoteError(f"{url} answered {shown!r}; expected SandboxFusion's JSON: check base_url")
+        return answer
+
+    def _result(self, answer: dict[str, Any]) -> ToolResult:
+        """
+        Raises:
+            RemoteError: the server says that it failed itself, or nothing about the program.
+        """
+        program = answer.get("run_result")
+        if answer["status"] == "SandboxError" or not isinstance(program, dict) or program.get("status") == "Error":
+            raise RemoteError(f"the sandbox failed: {str(answer.get('message'))[:500]}")
+        text = f"{program.get('stdout') or ''}{program.get('stderr') or ''}".rstrip()
+        is_cut = len(text) > self.max_output_chars
+        if is_cut:
+            text = text[: self.max_output_chars] + "\n...(output cut)"
+        if program.get("status") == "TimeLimitExceeded":
+            note = f"TimeoutError: the call took longer than {self.timeout_seconds:g} s"
+            return ToolResult(f"{text}\n{note}".lstrip(), ToolStatus.TIMEOUT)
+        code = program.get("return_code")
+        if is_cut or code == LIMIT_EXIT:
+            return ToolResult(text, ToolStatus.LIMIT)
+        if code != 0:
+            return ToolResult(text or f"Error: the process ended with code {code}", ToolStatus.MODEL_ERROR)
+        return ToolResult(text, ToolStatus.OK) if text else ToolResult("(no output)", ToolStatus.EMPTY)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body.
+
+    Raises:
+        RemoteError: it is too long.
+    """
+    body = bytearray()
+    async for part in response.content.iter_chunked(1 << 16):
+        body += part
+        if len(body) > _MOST_BYTES:
+            raise RemoteError(f"the answer is longer than {_MOST_BYTES >> 20} MB, and its program not to be trusted")
+    return bytes(body)

@@ -1,0 +1,68 @@
+"""From a fresh copy of the helper to a process that can run model code: one way, and nothing kept from the helper."""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+from typing import NoReturn
+
+from . import kernel
+from .limits import ONE_THREAD
+from .program import renew_random_state, run_program
+from .walls import Walls
+
+MOST_HELPER_FILES = 4096
+"""Descriptors of the helper, which a child closes."""
+
+GATE, READY, FAILED = b"gate", b"ready", b"failed:"
+"""What a child says to the helper before it runs the program; afterwards the channel is closed."""
+
+
+def run_child(channel: socket.socket, walls: Walls, helper: int) -> NoReturn:
+    """Put up the walls, wait for a program, run it and end the process.
+
+    Args:
+        channel: to the helper, which sends the program's file and the end of the pipe that it prints to.
+        walls: prepared.
+        helper: the process id of the helper.
+    """
+    try:
+        source = _enter(channel, walls, helper)
+    except BaseException as error:
+        report = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:1000]
+        channel.send(FAILED + report)
+        os._exit(1)
+    run_program(source, walls.limits.memory_mb)
+    os._exit(1)
+
+
+def _enter(channel: socket.socket, walls: Walls, helper: int) -> bytes:
+    """Put up the walls and return the program; no code of the model has run by then."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    # Its own, not the helper's: what one program sets on an open file, the next would find set.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    kernel.prctl(kernel.PR_SET_NAME, b"arpo-spare")
+    os.environ.clear()
+    os.environ.update(ONE_THREAD)
+    sys.orig_argv = [""]
+    tempfile.tempdir = None  # the helper's own, which the program can't use
+    listener = walls.enclose(helper)
+    if listener is not None:
+        socket.send_fds(channel, [GATE], [listener])
+    _, descriptors, _, _ = socket.recv_fds(channel, 1, 2)
+    if len(descriptors) != 2:
+        os._exit(0)  # the helper has ended, or the tool was closed
+    source, output = descriptors
+    with os.fdopen(source, "rb", closefd=False) as file:
+        program = file.read()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    renew_random_state()
+    kernel.prctl(kernel.PR_SET_NAME, b"arpo-program")
+    walls.seal()
+    channel.send(READY)
+    kernel.close_descriptors_from(3, MOST_HELPER_FILES)
+    return program

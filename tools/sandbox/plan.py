@@ -1,0 +1,57 @@
+"""What the tool tells the helper when it starts it, and what the helper reports back."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+from .limits import CallLimits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The helper's command line."""
+
+    limits: CallLimits
+    isolation: str
+    """`auto`: as much as there is; `strict`: landlock and seccomp or nothing; `limits`: resource limits only."""
+    library_folders: list[str]
+    """What joins `sys.path`."""
+    readable: list[str]
+    """What landlock lets a program read."""
+    parent: int
+    """The process whose end is the helper's; 0 if something between them sees to that."""
+
+    def to_json(self) -> str:
+        """Return the plan as one line."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Return the plan of `to_json`."""
+        values = json.loads(text)
+        return cls(**values | {"limits": CallLimits(**values["limits"])})
+
+
+@dataclass(frozen=True)
+class SandboxReport:
+    """How well programs are walled in, as tested by a program that tries to get out."""
+
+    has_bubblewrap: bool = False
+    """Namespaces of its own: no other process, no network device, no file that isn't Python's is even visible."""
+    has_landlock: bool = False
+    has_seccomp: bool = False
+    has_thread_gate: bool = False
+    """Threads are counted; without it, seccomp refuses them."""
+    landlock_abi: int = 0
+    missing: list[str] = field(default_factory=list)
+    """What could not be had, why, and what to do; one sentence each."""
+    preloaded: list[str] = field(default_factory=list)
+    """The libraries that a program finds imported."""
+    error: str = ""
+    """Why the helper did not start, if it did not."""
+
+    @property
+    def level(self) -> str:
+        """`bubblewrap+landlock+seccomp`, `landlock+seccomp`, ..., or `limits` when only those are left."""
+        walls = {"bubblewrap": self.has_bubblewrap, "landlock": self.has_landlock, "seccomp": self.has_seccomp}
+        return "+".join(name for name, is_there in walls.items() if is_there) or "limits"
