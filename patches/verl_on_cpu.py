@@ -1,5 +1,6 @@
 """Patches that let verl's trainer run without an accelerator. Nothing happens unless VERL_PLATFORM=cpu."""
 
+from types import ModuleType
 from typing import Any
 
 import torch.distributed
@@ -23,3 +24,20 @@ def accept_one_backend_per_device() -> None:
 
     init_process_group.accepts_repeated_backend = True  # type: ignore[attr-defined]
     torch.distributed.init_process_group = init_process_group
+
+
+def offload_without_pinned_memory(engine: ModuleType) -> None:
+    """Let the engine of a reference policy offload its parameters to memory that is not pinned.
+
+    verl 0.9.1 (`workers/engine/fsdp/transformer_impl.py`, `_build_fsdp_module`) offloads a model that only runs
+    forward with `CPUOffloadPolicy(pin_memory=True)`; torch can pin memory for an accelerator alone.
+    """
+    stock_policy = engine.CPUOffloadPolicy
+    if getattr(stock_policy, "pins_nothing", False):
+        return
+
+    def policy(pin_memory: bool = True) -> Any:
+        return stock_policy(pin_memory=False)
+
+    policy.pins_nothing = True  # type: ignore[attr-defined]
+    engine.CPUOffloadPolicy = policy

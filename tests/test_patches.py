@@ -29,6 +29,19 @@ print(torch.distributed.get_backend())
     assert python(code, patched=True).stdout.splitlines()[-1] == "cpu:gloo"
 
 
+def test_a_reference_policy_is_offloaded_to_pinned_memory():
+    code = """
+import inspect, torch, verl.workers.engine.fsdp.transformer_impl as engine
+assert "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(engine)
+print(engine.CPUOffloadPolicy(pin_memory=True).pin_memory)
+torch.zeros(1).pin_memory()
+"""
+    stock = python(code, patched=False)
+    assert stock.stdout.splitlines()[-1] == "True"
+    assert "none is available" in stock.stderr
+    assert python(code, patched=True).stdout.splitlines()[-1] == "False"
+
+
 def test_verl_looks_for_a_distribution_called_vllm():
     code = "import verl.third_party.vllm as found; print(found.vllm_version)"
     assert "vllm version None not supported" in python(code, patched=False).stderr

