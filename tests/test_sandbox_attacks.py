@@ -20,6 +20,8 @@ from processes import descendants, is_gone, named
 import arpo_tools
 from arpo_tools.sandbox import kernel, syscalls
 
+pytestmark = pytest.mark.slow
+
 PLAIN_USER = 54321
 KEY = str(0x4152)
 """Of the SysV objects that an attack tries to make; the machine may have others."""

@@ -19,6 +19,8 @@ OWNER = """
 import asyncio, dataclasses, json, logging, sys
 from arpo_tools import PythonInterpreter
 from arpo_tools.sandbox import kernel, seccomp
+
+pytestmark = pytest.mark.slow
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
 refused, options, codes = map(json.loads, sys.argv[1:])
 program = [(0x20, 0, 0, 0)]
