@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison_table import RunRecord, StepRecord, render
-from quickstart import Run, console, end_on_signals, executed_calls, prepare, read_rollouts, train
+from quickstart import Run, console, end_on_signals, executed_calls, prepare, prompt_of, read_rollouts, train
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from validation import compare
 
@@ -156,7 +156,11 @@ def step_record(
         reward=statistics.fmean(row["score"] for row, root in zip(rows, is_root, strict=True) if root),
         leaf_reward=statistics.fmean(row["score"] for row in rows),
         tool_calls=metrics["tools/calls"] if has_trees else executed_calls(rows),
+        leaf_calls=executed_calls(rows),
         generated_tokens=metrics["arpo/generated_tokens"] if has_trees else sampled_tokens(metrics, rows, tokenizer),
+        shared_tokens=metrics.get("arpo/shared_token_fraction", 0.0),
+        equal_prompts=equal_prompts(rows),
+        equal_forks=equal_forks(rows) if has_trees else None,
         branches=metrics.get("arpo/branches_per_prompt", 0.0),
         top_ups=metrics.get("arpo/top_ups_per_prompt", 0.0),
         branch_probability=metrics.get("arpo/branch_probability"),
@@ -164,6 +168,23 @@ def step_record(
         entropy_after_tool=metrics.get("arpo/actor_entropy/after_tool"),
         entropy_elsewhere=metrics.get("arpo/actor_entropy/elsewhere"),
     )
+
+
+def equal_prompts(rows: Sequence[dict[str, Any]]) -> float:
+    """Return the share of prompts whose leaves all earn the same."""
+    scores: dict[str, set[float]] = {}
+    for row in rows:
+        scores.setdefault(prompt_of(row), set()).add(row["score"])
+    return statistics.fmean(len(distinct) == 1 for distinct in scores.values())
+
+
+def equal_forks(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Return the share of forks that earn what the leaf does that they forked from; None without forks."""
+    score = {(prompt_of(row), row["arpo_number"]): row["score"] for row in rows}
+    forks = [row for row in rows if row["arpo_parent"] is not None]
+    if not forks:
+        return None
+    return statistics.fmean(score[prompt_of(row), row["arpo_parent"]] == row["score"] for row in forks)
 
 
 def sampled_tokens(metrics: dict[str, Any], rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> int:

@@ -7,7 +7,7 @@ interval is Student's t over the seeds' values, and a difference between arms is
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -32,7 +32,15 @@ class StepRecord:
     leaf_reward: float
     """Mean over all leaves, as verl logs it; in a tree, leaves that call tools weigh more."""
     tool_calls: float
+    leaf_calls: float
+    """Calls in the texts of all leaves: what would have been executed if leaves shared nothing."""
     generated_tokens: float
+    shared_tokens: float
+    """Share of the leaves' tokens that had been generated for another leaf already."""
+    equal_prompts: float
+    """Share of prompts whose leaves all earn the same, which teaches nothing."""
+    equal_forks: float | None
+    """Share of forks that earn what their parent does."""
     branches: float
     top_ups: float
     branch_probability: float | None
@@ -182,12 +190,42 @@ def measures(seeds: Sequence[Seed]) -> list[Measure]:
     ]
 
 
+def tree_measures(seeds: Sequence[Seed]) -> list[tuple[str, list[dict[str, float | None]]]]:
+    """Return what describes the trees, by label: means over the steps of each run, None where no step has a value."""
+
+    def per_run(value: Callable[[StepRecord], float | None]) -> list[dict[str, float | None]]:
+        return [{arm: mean_of_known(map(value, run.steps)) for arm, run in seed.items()} for seed in seeds]
+
+    return [
+        ("forks a prompt", per_run(lambda step: step.branches)),
+        ("top-ups a prompt", per_run(lambda step: step.top_ups)),
+        ("fork probability", per_run(lambda step: step.branch_probability)),
+        ("share of calls saved by sharing", per_run(saved_calls)),
+        ("share of tokens saved by sharing", per_run(lambda step: step.shared_tokens)),
+        ("forks that earn what their parent does", per_run(lambda step: step.equal_forks)),
+        ("prompts whose leaves all earn the same", per_run(lambda step: step.equal_prompts)),
+        ("reward of all leaves less that of leaves from the prompt", per_run(lambda s: s.leaf_reward - s.reward)),
+        ("entropy, first tokens of a root", per_run(lambda step: step.entropy_initial)),
+        ("entropy, first tokens after a tool result", per_run(lambda step: step.entropy_after_tool)),
+        ("entropy, all other tokens", per_run(lambda step: step.entropy_elsewhere)),
+    ]
+
+
+def saved_calls(step: StepRecord) -> float | None:
+    return 1 - step.tool_calls / step.leaf_calls if step.leaf_calls else None
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
 def late_reward(run: RunRecord, steps: int) -> float:
     return statistics.fmean(step.reward for step in run.steps[-steps:])
 
 
 def render(seeds: Sequence[Seed]) -> str:
-    """Return the comparison as Markdown: means, paired differences, and the validation of each seed."""
+    """Return the comparison as Markdown: means, paired differences, the validation of each seed, and the trees."""
     if not seeds:
         return "No seed of which every arm has ended.\n"
     arms = list(seeds[0])
@@ -195,7 +233,7 @@ def render(seeds: Sequence[Seed]) -> str:
     parts = [means(rows, arms)]
     if BASELINE in arms and len(arms) > 1:
         parts.append(differences(rows, [arm for arm in arms if arm != BASELINE]))
-    parts.append(by_seed(seeds, arms))
+    parts += [by_seed(seeds, arms), trees(seeds, arms)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -204,8 +242,7 @@ def means(rows: Sequence[Measure], arms: Sequence[str]) -> str:
     lines = []
     for row in rows:
         estimates = [estimate([of_seed[arm] for of_seed in row.values]) for arm in arms]
-        number = ".0f" if row.is_cost else ".3f"
-        lines.append([row.label, *(f"{e.mean:{number}} ± {finite(e.half_width, number)}" for e in estimates)])
+        lines.append([row.label, *(written(value, ".0f" if row.is_cost else ".3f") for value in estimates)])
     return markdown(["mean over seeds", *arms], lines)
 
 
@@ -216,8 +253,7 @@ def differences(rows: Sequence[Measure], arms: Sequence[str]) -> str:
         cells = []
         for arm in arms:
             difference = estimate([gap(of_seed[arm], of_seed[BASELINE], row.is_cost) for of_seed in row.values])
-            number, unit = (".1f", " %") if row.is_cost else (".3f", "")
-            text = f"{difference.mean:+{number}} ± {finite(difference.half_width, number)}{unit}"
+            text = f"{written(difference, '.1f', '+')} %" if row.is_cost else written(difference, ".3f", "+")
             cells.append(f"**{text}**" if difference.is_different_from_zero else text)
         lines.append([row.label, *cells])
     return markdown([f"difference from {BASELINE}", *arms], lines)
@@ -238,8 +274,21 @@ def by_seed(seeds: Sequence[Seed], arms: Sequence[str]) -> str:
     return markdown(["validation reward, seed", "before", *arms], lines)
 
 
-def finite(value: float, number: str) -> str:
-    return f"{value:{number}}" if math.isfinite(value) else "∞"
+def trees(seeds: Sequence[Seed], arms: Sequence[str]) -> str:
+    """Return the table about trees; a dash where an arm has no such thing."""
+    lines = []
+    for label, values in tree_measures(seeds):
+        cells = []
+        for arm in arms:
+            known = [value for of_seed in values if (value := of_seed[arm]) is not None]
+            cells.append(written(estimate(known), ".3f") if len(known) == len(seeds) else "–")
+        lines.append([label, *cells])
+    return markdown(["mean over steps and seeds", *arms], lines)
+
+
+def written(value: Estimate, number: str, sign: str = "") -> str:
+    half_width = f"{value.half_width:{number}}" if math.isfinite(value.half_width) else "∞"
+    return f"{value.mean:{sign}{number}} ± {half_width}"
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -291,7 +291,7 @@ def report(run: Run, timing: dict[str, float]) -> None:
 def count_leaves(run: Run, steps: list[dict[str, Any]]) -> dict[str, Any]:
     """Count leaves and tool calls over all steps; what only trees have is 0 for another algorithm."""
     rows = read_rollouts(run)
-    leaves = Counter(row["uid"].rsplit("_", 2)[0] for row in rows)
+    leaves = Counter(prompt_of(row) for row in rows)
     prompts = len(leaves) / len(steps)
     has_trees = "arpo/leaves" in steps[0]
     return {
@@ -307,6 +307,11 @@ def read_rollouts(run: Run, step: int | None = None) -> list[dict[str, Any]]:
     """Return the leaves of a step, or of all steps, from verl's rollout dumps."""
     files = (run.output / "rollouts").glob("*.jsonl" if step is None else f"{step}.jsonl")
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def prompt_of(row: dict[str, Any]) -> str:
+    """Return the prompt's id in verl's key of a leaf, `{uid}_{session}_{index}`."""
+    return row["uid"].rsplit("_", 2)[0]
 
 
 def executed_calls(rows: Sequence[dict[str, Any]]) -> int:

@@ -25,7 +25,11 @@ STEP = StepRecord(
     reward=0.5,
     leaf_reward=0.6,
     tool_calls=10,
+    leaf_calls=16,
     generated_tokens=100,
+    shared_tokens=0.0,
+    equal_prompts=0.25,
+    equal_forks=None,
     branches=0,
     top_ups=0,
     branch_probability=None,
@@ -159,6 +163,21 @@ def test_a_single_seed_and_a_single_arm_make_a_table_without_intervals_or_differ
     assert "| 3 | 0.400 | 0.700 |" in text
 
 
+def test_trees_are_described_by_means_over_steps_then_seeds_and_a_dash_where_there_are_none():
+    def seed(number, forks):
+        tree = replace(run("arpo-soft", number, []), steps=[replace(STEP, branches=n, equal_forks=0.5) for n in forks])
+        return {"grpo": run("grpo", number, [0.1, 0.2]), "arpo-soft": tree}
+
+    lines = render([seed(0, [1, 2]), seed(1, [3, 4])]).splitlines()
+    # Means 1.5 and 3.5: mean 2.5, half width 12.706 · 1.
+    assert "| forks a prompt | 0.000 ± 0.000 | 2.500 ± 12.706 |" in lines
+    assert "| forks that earn what their parent does | – | 0.500 ± 0.000 |" in lines
+    # 10 of the 16 calls in the leaves' texts were executed.
+    assert "| share of calls saved by sharing | 0.375 ± 0.000 | 0.375 ± 0.000 |" in lines
+    assert "| reward of all leaves less that of leaves from the prompt | 0.450 ± 0.000 | 0.100 ± 0.000 |" in lines
+    assert "| fork probability | – | – |" in lines
+
+
 def test_costs_of_the_first_step_are_those_of_one_model():
     (first,) = [row for row in measures(two_seeds()) if row.label == "tool calls of the first step"]
     assert first.values == [{"grpo": 10, "arpo-soft": 8}, {"grpo": 20, "arpo-soft": 12}]
@@ -172,29 +191,52 @@ class Letters:
 
 
 RESULT = " <result>\n42\n</result>"  # 22 letters
-LEAF = {"output": f"<search>a</search>{RESULT}<answer>1</answer>", "score": 1.0}
+ONE_CALL = f"<search>a</search>{RESULT}<answer>1</answer>"
+
+
+def leaf(prompt: str, number: int, score: float, output: str = ONE_CALL, **place) -> dict:
+    return {"uid": f"{prompt}_{number}_0", "score": score, "output": output} | place
 
 
 def test_without_trees_every_call_and_every_token_but_those_of_results_is_counted():
-    rows = [LEAF, {"output": f"b{RESULT}c{RESULT}d", "score": 0.0}, {"output": "guess", "score": -1.0}]
+    rows = [
+        leaf("a", 0, 1.0),
+        leaf("a", 1, 0.0, f"b{RESULT}c{RESULT}d"),
+        leaf("b", 0, -1.0, "guess"),
+        leaf("b", 1, -1.0, "guess"),
+    ]
     record = step_record({"response_length/mean": 40.0}, rows, Letters())
-    assert record.tool_calls == 3
-    assert record.generated_tokens == 3 * 40 - 3 * 22
-    assert record.reward == record.leaf_reward == 0.0
-    assert record.entropy_after_tool is None
+    assert record.tool_calls == record.leaf_calls == 3
+    assert record.generated_tokens == 4 * 40 - 3 * 22
+    assert record.reward == record.leaf_reward == -0.25
+    assert record.equal_prompts == 0.5  # those of b all earn -1
+    assert record.equal_forks is record.entropy_after_tool is None
 
 
 def test_with_trees_what_is_shared_counts_once_and_the_reward_is_that_of_the_leaves_from_the_prompt():
-    places = [(None, False, 0.2), (None, False, 0.4), (0, False, 1.0), (None, True, 1.0)]
+    def place(number, parent, is_top_up=False):
+        return {"arpo_number": number, "arpo_parent": parent, "arpo_is_top_up": is_top_up}
+
     rows = [
-        {"output": LEAF["output"], "score": score, "arpo_parent": parent, "arpo_is_top_up": is_top_up}
-        for parent, is_top_up, score in places
+        leaf("a", 0, 0.2, **place(0, None)),
+        leaf("a", 1, 0.4, **place(1, None)),
+        leaf("a", 2, 0.2, **place(2, 0)),
+        leaf("a", 3, 1.0, **place(3, 2)),
+        leaf("a", 4, 1.0, **place(4, None, is_top_up=True)),
     ]
-    metrics = {"arpo/leaves": 4, "tools/calls": 3, "arpo/generated_tokens": 70, "arpo/actor_entropy/after_tool": 0.1}
+    metrics = {"arpo/leaves": 5, "tools/calls": 3, "arpo/generated_tokens": 70, "arpo/actor_entropy/after_tool": 0.1}
     record = step_record(metrics, rows, Letters())
-    assert (record.tool_calls, record.generated_tokens, record.entropy_after_tool) == (3, 70, 0.1)
+    assert (record.tool_calls, record.leaf_calls, record.generated_tokens) == (3, 5, 70)
     assert record.reward == pytest.approx(0.3)
-    assert record.leaf_reward == pytest.approx(0.65)
+    assert record.leaf_reward == pytest.approx(0.56)
+    assert record.equal_forks == 0.5  # leaf 2 earns what leaf 0 does, leaf 3 more than leaf 2
+    assert (record.equal_prompts, record.entropy_after_tool) == (0.0, 0.1)
+
+
+def test_a_tree_without_forks_has_no_share_of_them():
+    rows = [leaf("a", 0, 0.2, arpo_number=0, arpo_parent=None, arpo_is_top_up=False)]
+    metrics = {"arpo/leaves": 1, "tools/calls": 1, "arpo/generated_tokens": 9}
+    assert step_record(metrics, rows, Letters()).equal_forks is None
 
 
 def comparison(folder, steps=2):
