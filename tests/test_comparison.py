@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from compare import Comparison, run_all, step_record
@@ -314,3 +317,20 @@ def test_arms_differ_from_the_quickstart_in_what_their_names_say(tmp_path):
     assert overrides["arpo-random"] == ["arpo.entropy_weight=0", "arpo.branch_factor=3"]
     assert settings.run("grpo", 0).algorithm == "grpo"
     assert settings.run("arpo-random", 0).algorithm == "arpo"
+
+
+@pytest.mark.slow
+def test_the_command_trains_the_arm_that_has_not_ended(tmp_path_factory):
+    output = tmp_path_factory.getbasetemp() / "quickstarts"  # where tests of the quickstart have their tiny world
+    settings = Comparison(["grpo", "arpo-hard"], [0], 2, output, [])
+    finished_before = run("grpo", 0, [0.1, 0.2])
+    write(settings, finished_before)
+    variables = {"ARMS": "grpo arpo-hard", "SEEDS": "0", "STEPS": "2", "OUTPUT": str(output)}
+    program = Path(__file__).parent.parent / "recipes" / "compare.py"
+    subprocess.run([sys.executable, program], env=os.environ | variables, check=True, timeout=600)
+    record = settings.finished("arpo-hard", 0)
+    assert settings.finished("grpo", 0) == finished_before
+    assert [0 < step.tool_calls <= step.leaf_calls for step in record.steps] == [True, True]
+    assert all(None not in asdict(step).values() for step in record.steps)
+    assert record.validation["before"]["samples"] == record.validation["after"]["samples"] == 288
+    assert "| 0 | " in (output / "comparison.md").read_text()
