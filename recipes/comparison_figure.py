@@ -1,7 +1,8 @@
 """Draws the comparison: reward against steps, tool calls and tokens, and the actor's entropies. Needs matplotlib.
 
-Lines are means over seeds, bands their 95 % intervals. Where arms end at different costs, each line ends where the
-cheapest seed of its arm does; nothing is extrapolated.
+Lines are means over seeds, bands their 95 % intervals. Rewards are averaged over neighbouring steps first, because a
+single step has 16 prompts. The axes' limits follow the lines; with few seeds the bands go beyond them. Where arms end at
+different costs, each line ends where the cheapest seed of its arm does; nothing is extrapolated.
 """
 
 import math
@@ -20,6 +21,7 @@ COSTS = {
     "tool_calls": "executed tool calls",
     "generated_tokens": "generated tokens",
 }
+SMOOTHED_STEPS = 5
 ENTROPIES = {
     "entropy_initial": ("first tokens of a root", ":"),
     "entropy_after_tool": ("first tokens after a tool result", "-"),
@@ -44,8 +46,9 @@ def draw(seeds: Sequence[Seed], path: Path) -> None:
 def draw_rewards(axes: Axes, seeds: Sequence[Seed], cost: str | None) -> None:
     """Draw each arm's reward against what had been spent."""
     for arm in seeds[0]:
-        grid, rewards = align([seed[arm].curve(cost) for seed in seeds])
+        grid, rewards = align([seed[arm].curve(cost).smoothed(SMOOTHED_STEPS) for seed in seeds])
         draw_band(axes, grid, [estimate(values) for values in zip(*rewards, strict=True)], arm, "-")
+    limit_to_lines(axes, margin=0.6)
     axes.legend(loc="lower right", frameon=False)
 
 
@@ -58,10 +61,19 @@ def draw_entropies(axes: Axes, seeds: Sequence[Seed]) -> None:
         for name, (label, style) in ENTROPIES.items():
             series = [value for value in values[name] if value is not None]
             draw_band(axes, list(range(len(series))), series, label, style, COLOURS[arm])
-        axes.set(xlabel="training steps before the batch", ylabel="entropy in nats", title=arm, ylim=(0, None))
+        axes.set(xlabel="training steps before the batch", ylabel="entropy in nats", title=arm)
+        limit_to_lines(axes, margin=0.3)
+        axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper right", frameon=False)
         return
+
+
+def limit_to_lines(axes: Axes, margin: float) -> None:
+    """Set the vertical limits to the lines' range and a share of it above and below."""
+    heights = [float(y) for line in axes.lines for y in line.get_ydata()]
+    low, high = min(heights), max(heights)
+    axes.set_ylim(low - margin * (high - low), high + margin * (high - low))
 
 
 def draw_band(

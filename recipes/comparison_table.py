@@ -90,6 +90,12 @@ class Curve:
     spent: list[float]
     reward: list[float]
 
+    def smoothed(self, width: int) -> "Curve":
+        """Return the curve with each reward averaged over `width` neighbouring steps (odd), fewer at the ends."""
+        reach = width // 2
+        windows = [self.reward[max(0, step - reach) : step + reach + 1] for step in range(len(self.reward))]
+        return Curve(self.spent, [statistics.fmean(window) for window in windows])
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -97,6 +97,11 @@ def test_curves_meet_on_a_grid_that_ends_where_the_shortest_does():
     assert (long[0], long[20], long[40]) == (0, 0.25, 0.5)
 
 
+def test_smoothing_averages_neighbours_and_moves_no_cost():
+    curve = Curve([0, 5, 20, 30], [0.0, 3.0, 6.0, 0.0]).smoothed(3)
+    assert curve == Curve([0, 5, 20, 30], [1.5, 3.0, 3.0, 3.0])
+
+
 def test_no_curve_is_extrapolated():
     with pytest.raises(ValueError, match="end=21"):
         align([Curve([0, 20], [0, 1])], end=21)
