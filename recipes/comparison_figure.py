@@ -1,8 +1,8 @@
 """Draws the comparison: reward against steps, tool calls and tokens, and the actor's entropies. Needs matplotlib.
 
 Lines are means over seeds, bands their 95 % intervals. Rewards are averaged over neighbouring steps first, because a
-single step has 16 prompts. The axes' limits follow the lines; with few seeds the bands go beyond them. Where arms end at
-different costs, each line ends where the cheapest seed of its arm does; nothing is extrapolated.
+single step has 16 prompts. The axes' limits follow the lines; with few seeds the bands go beyond them. Where arms end
+at different costs, each line ends where the cheapest seed of its arm does; nothing is extrapolated.
 """
 
 import math
@@ -70,10 +70,11 @@ def draw_entropies(axes: Axes, seeds: Sequence[Seed]) -> None:
 
 
 def limit_to_lines(axes: Axes, margin: float) -> None:
-    """Set the vertical limits to the lines' range and a share of it above and below."""
+    """Set the vertical limits to the lines' range and a share of it above and below; level lines keep the default."""
     heights = [float(y) for line in axes.lines for y in line.get_ydata()]
     low, high = min(heights), max(heights)
-    axes.set_ylim(low - margin * (high - low), high + margin * (high - low))
+    if low < high:
+        axes.set_ylim(low - margin * (high - low), high + margin * (high - low))
 
 
 def draw_band(
