@@ -17,7 +17,8 @@ import mpmath
 import numpy as np
 
 CONFIDENCE = 0.95
-BASELINE = "grpo"
+BASELINES = ("grpo", "arpo-soft")
+"""What the other arms are compared with: no branching, and ARPO as it is by default."""
 GRID_POINTS = 41
 LATE_STEPS = 5
 """Steps at the end of a run whose mean reward stands for its end: a single step has 16 prompts."""
@@ -237,8 +238,10 @@ def render(seeds: Sequence[Seed]) -> str:
     arms = list(seeds[0])
     rows = measures(seeds)
     parts = [means(rows, arms)]
-    if BASELINE in arms and len(arms) > 1:
-        parts.append(differences(rows, [arm for arm in arms if arm != BASELINE]))
+    for number, baseline in enumerate(BASELINES):
+        others = [arm for arm in arms if arm not in BASELINES[: number + 1]]
+        if baseline in arms and others:
+            parts.append(differences(rows, others, baseline))
     parts += [by_seed(seeds, arms), trees(seeds, arms)]
     return "\n\n".join(parts) + "\n"
 
@@ -252,17 +255,17 @@ def means(rows: Sequence[Measure], arms: Sequence[str]) -> str:
     return markdown(["mean over seeds", *arms], lines)
 
 
-def differences(rows: Sequence[Measure], arms: Sequence[str]) -> str:
-    """Return the table of differences from the baseline within a seed; bold where the interval excludes 0."""
+def differences(rows: Sequence[Measure], arms: Sequence[str], baseline: str) -> str:
+    """Return the table of differences from a baseline within a seed; bold where the interval excludes 0."""
     lines = []
     for row in rows:
         cells = []
         for arm in arms:
-            difference = estimate([gap(of_seed[arm], of_seed[BASELINE], row.is_cost) for of_seed in row.values])
+            difference = estimate([gap(of_seed[arm], of_seed[baseline], row.is_cost) for of_seed in row.values])
             text = f"{written(difference, '.1f', '+')} %" if row.is_cost else written(difference, ".3f", "+")
             cells.append(f"**{text}**" if difference.is_different_from_zero else text)
         lines.append([row.label, *cells])
-    return markdown([f"difference from {BASELINE}", *arms], lines)
+    return markdown([f"difference from {baseline}", *arms], lines)
 
 
 def gap(value: float, baseline: float, is_cost: bool) -> float:

@@ -154,6 +154,22 @@ def test_the_table_has_means_paired_differences_and_every_seed():
     assert "| 1 | 0.400 | 0.600 | 0.660 |" in lines
 
 
+def test_arms_of_arpo_are_compared_with_the_default_one_too():
+    seeds = [
+        {
+            "grpo": run("grpo", seed, [0.1, 0.2], validation=0.5),
+            "arpo-soft": run("arpo-soft", seed, [0.1, 0.2], validation=0.6),
+            "arpo-hard": run("arpo-hard", seed, [0.1, 0.2], validation=hard),
+        }
+        for seed, hard in ((0, 0.61), (1, 0.63))
+    ]
+    lines = render(seeds).splitlines()
+    assert "| difference from grpo | arpo-soft | arpo-hard |" in lines
+    assert "| difference from arpo-soft | arpo-hard |" in lines
+    # 0.01 and 0.03: half width 12.706 · 0.01.
+    assert "| validation reward | +0.020 ± 0.127 |" in lines
+
+
 def test_a_difference_is_bold_where_its_interval_excludes_zero():
     rewards = [0.1, 0.2]
     seeds = [
