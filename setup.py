@@ -53,7 +53,14 @@ setup(
         "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
         "math": ["math-verify>=0.9"],
         "eval": ["openai[aiohttp]>=2.0"],
-        "dev": ["pytest>=8", "pytest-asyncio>=1.0", "hypothesis>=6", "ruff>=0.12", "mypy>=1.15"],
+        "dev": [
+            "pytest>=8",
+            "pytest-asyncio>=1.0",
+            "hypothesis>=6",
+            "ruff>=0.12",
+            "mypy>=1.15",
+            "matplotlib>=3.9",  # the figure of recipes/compare.sh
+        ],
     },
     entry_points={
         "verl.plugins": ["arpo = arpo_verl.plugin"],

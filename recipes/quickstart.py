@@ -14,6 +14,7 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -131,24 +132,34 @@ def main() -> None:
         output=Path(os.environ["OUTPUT"]),
         overrides=sys.argv[1:],
     )
+    end_on_signals()
+    started = time.monotonic()
+    console.print(f"full log: {run.log}")
+    prepare(run)
+    world_seconds = time.monotonic() - started
+    timing = train(run)
+    timing |= {"tiny_world": world_seconds, "total": time.monotonic() - started}
+    report(run, timing)
+
+
+def end_on_signals() -> None:
+    """Let every signal that asks for an end raise, so that the run is cleaned up."""
     # A shell starts its background jobs with the signal ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, lambda number, _: sys.exit(128 + number))
-    started = time.monotonic()
-    console.print(f"full log: {run.log}")
+
+
+def prepare(run: Run) -> None:
+    """Make the tiny world if it is not there, and an output folder without an earlier run's records."""
     make_world = [sys.executable, "-m", "arpo_verl.tiny_world", "--out", str(run.world), "--seed", str(run.seed)]
     # Waiting threads that spin would take the cores from each other where they are shared.
     quiet = dict(os.environ, OMP_WAIT_POLICY="PASSIVE")
     subprocess.run(make_world, check=True, stderr=subprocess.DEVNULL, env=quiet)
-    world_seconds = time.monotonic() - started
     run.output.mkdir(parents=True, exist_ok=True)
     run.metrics.unlink(missing_ok=True)
     for dump in ("rollouts", "validation"):
         shutil.rmtree(run.output / dump, ignore_errors=True)
-    timing = train(run)
-    timing |= {"tiny_world": world_seconds, "total": time.monotonic() - started}
-    report(run, timing)
 
 
 def train(run: Run) -> dict[str, float]:
@@ -279,19 +290,33 @@ def report(run: Run, timing: dict[str, float]) -> None:
 
 def count_leaves(run: Run, steps: list[dict[str, Any]]) -> dict[str, Any]:
     """Count leaves and tool calls over all steps; what only trees have is 0 for another algorithm."""
-    rows = [json.loads(line) for file in (run.output / "rollouts").glob("*.jsonl") for line in file.open()]
-    leaves = Counter(row["uid"].rsplit("_", 2)[0] for row in rows)
+    rows = read_rollouts(run)
+    leaves = Counter(prompt_of(row) for row in rows)
     prompts = len(leaves) / len(steps)
     has_trees = "arpo/leaves" in steps[0]
-    # The text of a tree's leaf has the calls of its prefix too; without trees every call was executed for its leaf.
-    written = sum(row["output"].count("</result>") for row in rows)
     return {
         "leaves_per_prompt": sorted(set(leaves.values())),
         "leaves": len(rows),
         "branches": round(sum(step.get("arpo/branches_per_prompt", 0) * prompts for step in steps)),
         "top_ups": round(sum(step.get("arpo/top_ups_per_prompt", 0) * prompts for step in steps)),
-        "tool_calls": round(sum(step["tools/calls"] for step in steps)) if has_trees else written,
+        "tool_calls": round(sum(step["tools/calls"] for step in steps)) if has_trees else executed_calls(rows),
     }
+
+
+def read_rollouts(run: Run, step: int | None = None) -> list[dict[str, Any]]:
+    """Return the leaves of a step, or of all steps, from verl's rollout dumps."""
+    files = (run.output / "rollouts").glob("*.jsonl" if step is None else f"{step}.jsonl")
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def prompt_of(row: dict[str, Any]) -> str:
+    """Return the prompt's id in verl's key of a leaf, `{uid}_{session}_{index}`."""
+    return row["uid"].rsplit("_", 2)[0]
+
+
+def executed_calls(rows: Sequence[dict[str, Any]]) -> int:
+    """Count the calls of independent leaves; the text of a tree's leaf has the calls of its prefix too."""
+    return sum(row["output"].count("</result>") for row in rows)
 
 
 def show(summary: dict[str, Any], path: Path) -> None:

@@ -7,9 +7,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash recipes/install.sh
 
 STAMP=.venv/arpo-verl-test-tools
-WANTED=$(sha256sum < tests/requirements.txt)
+WANTED=$(cat tests/requirements.txt recipes/requirements-figure.txt | sha256sum)
 if [[ ! -f $STAMP || $(<"$STAMP") != "$WANTED" ]]; then
-  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement tests/requirements.txt
+  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+    --requirement tests/requirements.txt --requirement recipes/requirements-figure.txt
   echo "$WANTED" > "$STAMP"
 fi
 

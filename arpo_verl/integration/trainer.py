@@ -85,8 +85,10 @@ class ArpoTrainer(PPOTrainer):
 
     def _dump_generations(self, *args: Any, **kwargs: Any) -> None:
         """Add each leaf's place in its tree to the rollout's JSONL (`trainer.rollout_data_dir`)."""
-        columns = kwargs.get("reward_extra_infos_dict", {})
-        if wants_arpo(self.config) and "uid" in columns:  # verl's `_log_rollout_data`; validation has no keys
+        columns = kwargs["reward_extra_infos_dict"]
+        # Validation dumps through this method too, when its rows have left the queue already (verl's `_validate`).
+        is_training = kwargs["dump_path"] == self.config.trainer.get("rollout_data_dir")
+        if wants_arpo(self.config) and is_training:
             columns.update(leaf_columns(read_extra_fields(columns["uid"], "train")))
         super()._dump_generations(*args, **kwargs)
 

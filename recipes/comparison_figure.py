@@ -1,0 +1,90 @@
+"""Draws the comparison: reward against steps, tool calls and tokens, and the actor's entropies. Needs matplotlib.
+
+Lines are means over seeds, bands their 95 % intervals. Rewards are averaged over neighbouring steps first, because a
+single step has 16 prompts. The axes' limits follow the lines; with few seeds the bands go beyond them. Where arms end
+at different costs, each line ends where the cheapest seed of its arm does; nothing is extrapolated.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from comparison_table import Estimate, Seed, align, by_step, estimate
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLOURS = {"grpo": "#444444", "arpo-soft": "#0072b2", "arpo-hard": "#d55e00", "arpo-random": "#009e73"}
+COSTS = {
+    None: "training steps",
+    "tool_calls": "executed tool calls",
+    "generated_tokens": "generated tokens",
+}
+SMOOTHED_STEPS = 5
+ENTROPIES = {
+    "entropy_initial": ("first tokens of a root", ":"),
+    "entropy_after_tool": ("first tokens after a tool result", "-"),
+    "entropy_elsewhere": ("all tokens not after a tool result", "--"),
+}
+
+
+def draw(seeds: Sequence[Seed], path: Path) -> None:
+    """Write the figure; the same seeds give the same file."""
+    # Text as text keeps the file small; the salt and the missing date keep it the same.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "arpo-verl", "font.size": 9}):
+        figure = Figure(figsize=(10, 7), layout="constrained")
+        panels = figure.subplots(2, 2).flat
+        for axes, (cost, label) in zip(panels, COSTS.items(), strict=False):
+            draw_rewards(axes, seeds, cost)
+            axes.set(xlabel=f"{label} before the batch", ylabel="reward of the policy")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        draw_entropies(figure.axes[-1], seeds)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def draw_rewards(axes: Axes, seeds: Sequence[Seed], cost: str | None) -> None:
+    """Draw each arm's reward against what had been spent."""
+    for arm in seeds[0]:
+        grid, rewards = align([seed[arm].curve(cost).smoothed(SMOOTHED_STEPS) for seed in seeds])
+        draw_band(axes, grid, [estimate(values) for values in zip(*rewards, strict=True)], arm, "-")
+    limit_to_lines(axes, margin=0.6)
+    axes.legend(loc="lower right", frameon=False)
+
+
+def draw_entropies(axes: Axes, seeds: Sequence[Seed]) -> None:
+    """Draw the entropies of the first arm that has them: other arms start from the same model."""
+    for arm in seeds[0]:
+        values = {name: by_step(seeds, arm, name) for name in ENTROPIES}
+        if any(None in series for series in values.values()):
+            continue
+        for name, (label, style) in ENTROPIES.items():
+            series = [value for value in values[name] if value is not None]
+            draw_band(axes, list(range(len(series))), series, label, style, COLOURS[arm])
+        axes.set(xlabel="training steps before the batch", ylabel="entropy in nats", title=arm)
+        limit_to_lines(axes, margin=0.3)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="upper right", frameon=False)
+        return
+
+
+def limit_to_lines(axes: Axes, margin: float) -> None:
+    """Set the vertical limits to the lines' range and a share of it above and below; level lines keep the default."""
+    heights = [float(y) for line in axes.lines for y in line.get_ydata()]
+    low, high = min(heights), max(heights)
+    if low < high:
+        axes.set_ylim(low - margin * (high - low), high + margin * (high - low))
+
+
+def draw_band(
+    axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], label: str, style: str, colour: str | None = None
+) -> None:
+    """Draw means as a line and intervals as a band."""
+    colour = COLOURS[label] if colour is None else colour
+    middle = [value.mean for value in estimates]
+    axes.plot(x, middle, style, color=colour, label=label)
+    if not all(math.isfinite(value.half_width) for value in estimates):
+        return  # one seed has no interval
+    low, high = ([value.mean + sign * value.half_width for value in estimates] for sign in (-1, 1))
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
