@@ -190,6 +190,7 @@ def measures(seeds: Sequence[Seed]) -> list[Measure]:
         Measure(f"reward, last {LATE_STEPS} steps", per_run(lambda run: late_reward(run, LATE_STEPS))),
         Measure(f"reward near {calls:.0f} tool calls", [reward_at(seed, "tool_calls", calls) for seed in seeds]),
         Measure(f"reward near {tokens:.0f} tokens", [reward_at(seed, "generated_tokens", tokens) for seed in seeds]),
+        Measure("validation reward gained per 1000 tool calls", per_run(gain_per_1000_calls)),
         Measure("tool calls", per_run(lambda run: run.total("tool_calls")), is_cost=True),
         Measure("tool calls of the first step", per_run(lambda run: run.steps[0].tool_calls), is_cost=True),
         Measure("generated tokens", per_run(lambda run: run.total("generated_tokens")), is_cost=True),
@@ -225,6 +226,11 @@ def saved_calls(step: StepRecord) -> float | None:
 def mean_of_known(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
+
+
+def gain_per_1000_calls(run: RunRecord) -> float:
+    gain = run.validation["after"]["reward"] - run.validation["before"]["reward"]
+    return 1000 * gain / run.total("tool_calls")
 
 
 def late_reward(run: RunRecord, steps: int) -> float:

@@ -148,6 +148,9 @@ def test_the_table_has_means_paired_differences_and_every_seed():
     assert "| validation reward | +0.050 ± 0.127 |" in lines
     # Calls 30 and 60 against 24 and 36: -20 % and -40 %, mean -30 %, half width 12.706 · 10 %.
     assert "| tool calls | -30.0 ± 127.1 % |" in lines
+    # From 0.4 to 0.70 in 30 calls and to 0.60 in 60: 10 and 10/3, half their difference 10/3. Soft from 0.4 to 0.74 in
+    # 24 and to 0.66 in 36: 170/12 and 65/9, half their difference 125/36.
+    assert "| validation reward gained per 1000 tool calls | 6.667 ± 42.354 | 10.694 ± 44.119 |" in lines
     # The same rewards at every step: no difference at all, and for certain.
     assert "| reward, mean of all steps | +0.000 ± 0.000 |" in lines
     assert "| 0 | 0.400 | 0.700 | 0.740 |" in lines
