@@ -104,13 +104,18 @@ for name in ("grpo", "gae"):
     config = OmegaConf.create({"algorithm": {"adv_estimator": name}})
     get_trainer_cls("sync")(config=config)
     assert config == {"algorithm": {"adv_estimator": name}}
-rollout = {"rollout": {"n": 8, "agent": {}}}
-config = OmegaConf.create({"algorithm": {"adv_estimator": "arpo"}, "actor_rollout_ref": rollout})
-trainer = get_trainer_cls("sync")(config=config)
-print(type(trainer).__name__, isinstance(trainer, PPOTrainerSync), config.actor_rollout_ref.rollout.agent)
+for arpo in ({}, {"entropy_source": "surprisal"}):
+    rollout = {"rollout": {"name": "vllm", "n": 8, "agent": {}}}
+    config = OmegaConf.create({"algorithm": {"adv_estimator": "arpo"}, "actor_rollout_ref": rollout, "arpo": arpo})
+    trainer = get_trainer_cls("sync")(config=config)
+    rollout = config.actor_rollout_ref.rollout
+    print(type(trainer).__name__, isinstance(trainer, PPOTrainerSync), rollout.name, rollout.agent)
 """
     manager = "{'agent_loop_manager_class': 'arpo_verl.integration.worker.ArpoAgentLoopManager'}"
-    assert output_of(code) == f"ArpoPPOTrainerSync True {manager}"
+    assert output_of(code).splitlines() == [
+        f"ArpoPPOTrainerSync True arpo_vllm {manager}",
+        f"ArpoPPOTrainerSync True vllm {manager}",
+    ]
 
 
 @pytest.mark.slow
