@@ -15,12 +15,13 @@ from arpo_tools.sandbox.launch import make_plan
 from arpo_tools.sandbox.limits import CallLimits
 from arpo_tools.sandbox.probe import probe
 
+pytestmark = pytest.mark.slow
+
 OWNER = """
 import asyncio, dataclasses, json, logging, sys
 from arpo_tools import PythonInterpreter
 from arpo_tools.sandbox import kernel, seccomp
 
-pytestmark = pytest.mark.slow
 logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
 refused, options, codes = map(json.loads, sys.argv[1:])
 program = [(0x20, 0, 0, 0)]
