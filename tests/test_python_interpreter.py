@@ -13,6 +13,8 @@ from processes import assert_gone, descendants, named
 
 from arpo_tools import PythonInterpreter, ToolResult, ToolStatus
 
+pytestmark = pytest.mark.slow
+
 # Generous, because the machine may be busy; tests of the wall-clock limit give their own.
 PATIENCE = 60.0
 

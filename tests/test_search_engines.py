@@ -22,6 +22,8 @@ from arpo_tools.search import SearchTool, open_search
 from arpo_tools.search.engines import KEYS
 from arpo_tools.search.http import retry_after
 
+pytestmark = pytest.mark.slow
+
 KEY = "k3y-0f-t3st"
 
 
