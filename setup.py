@@ -44,6 +44,8 @@ setup(
         "requests>=2.26",
         "aiohttp>=3.13",  # web search, page browser, remote Python: stays fast with 256 calls in flight
         "stamina>=25.2",  # their retries: a hook may answer with the seconds of a Retry-After
+        "rich>=13",  # tables of the command line
+        "math-verify>=0.9",  # its [antlr4_13_2] and the like are not asked for: hydra pins antlr 4.9.3
         "sympy",
     ],
     extras_require={
@@ -51,8 +53,6 @@ setup(
         "gpu": ["verl[vllm,fsdp]>=0.9.1,<0.10"],
         "search": ["bm25s>=0.3.16"],
         "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
-        "math": ["math-verify>=0.9"],
-        "eval": ["openai[aiohttp]>=2.0"],
         "dev": [
             "pytest>=8",
             "pytest-asyncio>=1.0",
@@ -63,6 +63,7 @@ setup(
         ],
     },
     entry_points={
+        "console_scripts": ["arpo-verl = arpo_verl.command_line:main"],
         "verl.plugins": ["arpo = arpo_verl.plugin"],
         "vllm.general_plugins": ["arpo = arpo_patches.vllm_on_cpu:apply"],
     },
