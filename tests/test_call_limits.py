@@ -178,7 +178,7 @@ def test_a_queue_longer_than_its_limit_is_refused_and_not_joined(path):
     assert wait == LONGEST_QUEUE_SECONDS
     with pytest.raises(SearchError) as raised:
         limits._turn(now + LONGEST_QUEUE_SECONDS + 0.5, now)
-    assert raised.value.status is ToolStatus.TIMEOUT
+    assert raised.value.status is ToolStatus.INFRASTRUCTURE_ERROR
 
 
 def test_a_clock_that_was_set_back_an_hour_stops_nobody(path):

@@ -12,11 +12,13 @@ from arpo_verl.config import ArpoConfig
 
 INFINITY, NAN = float("inf"), float("nan")
 LIMITS = ("initial_rollouts", "max_requests_in_flight", "max_tool_calls_in_flight")
-INTEGERS = (*LIMITS, "branch_factor", "probe_tokens", "entropy_top_k", "max_tool_calls", "seed")
-FLOATS = ("base_probability", "entropy_weight", "branch_threshold")
+INTEGERS = ("branch_factor", "probe_tokens", "entropy_top_k", "max_tool_calls", "infrastructure_retries", "seed")
+SECONDS = ("max_call_seconds", "stuck_call_seconds")
+FLOATS = ("base_probability", "entropy_weight", "branch_threshold", "max_infrastructure_fraction", *SECONDS)
 TEXTS = ("tag_open", "tag_close", "result_template")
 STRINGS = ("rule", "advantage", "entropy_source", "branch_timing", "schedule", *TEXTS)
 LISTS = ("exclude",)
+MAPPINGS = ("max_calls_per_tool",)
 NAMES = tuple(field.name for field in fields(ArpoConfig))
 
 
@@ -27,7 +29,7 @@ def refusal(values: dict) -> str:
 
 
 def test_the_fields_are_all_covered_here():
-    assert sorted(NAMES) == sorted(INTEGERS + FLOATS + STRINGS + LISTS)
+    assert sorted(NAMES) == sorted(LIMITS + INTEGERS + FLOATS + STRINGS + LISTS + MAPPINGS + ("max_leaf_seconds",))
 
 
 def test_defaults_are_the_papers():
@@ -45,7 +47,13 @@ def test_defaults_are_the_papers():
         "schedule": "async",
         "advantage": "soft",
         "max_tool_calls": 6,
-        "exclude": (),
+        "max_calls_per_tool": {},
+        "max_call_seconds": 120.0,
+        "max_leaf_seconds": None,
+        "stuck_call_seconds": 60.0,
+        "infrastructure_retries": 1,
+        "exclude": ("infrastructure",),
+        "max_infrastructure_fraction": 0.5,
         "max_requests_in_flight": None,
         "max_tool_calls_in_flight": None,
         "tag_open": "<{tool}>",
@@ -74,7 +82,13 @@ def test_a_full_mapping_comes_back():
         "schedule": "lockstep",
         "advantage": "hard",
         "max_tool_calls": 3,
+        "max_calls_per_tool": {"search": 2},
+        "max_call_seconds": 10.0,
+        "max_leaf_seconds": 600,
+        "stuck_call_seconds": 5.0,
+        "infrastructure_retries": 0,
         "exclude": ["truncated", "infrastructure"],
+        "max_infrastructure_fraction": 0.25,
         "max_requests_in_flight": 64,
         "max_tool_calls_in_flight": 8,
         "tag_open": "[{tool}]",
@@ -116,8 +130,8 @@ def test_values_at_the_edge_are_accepted(name, value):
 
 
 @pytest.mark.parametrize("name", FLOATS)
-@pytest.mark.parametrize("value", [0, 1])
-def test_an_integer_is_accepted_for_a_float(name, value):
+def test_an_integer_is_accepted_for_a_float(name):
+    value = 1
     assert getattr(ArpoConfig.from_mapping({name: value}), name) == value
 
 
@@ -136,6 +150,10 @@ BAD_VALUES = [
     ("branch_threshold", NAN, "a number of at least 0"),
     ("probe_tokens", 0, "at least 1"),
     ("max_tool_calls", -1, "at least 0"),
+    ("infrastructure_retries", -1, "at least 0"),
+    *((name, value, "a positive number of seconds") for name in SECONDS for value in (0, -1.0, NAN, INFINITY)),
+    *(("max_leaf_seconds", value, "a positive number of seconds, or null") for value in (0, -1.0, NAN, INFINITY)),
+    *(("max_infrastructure_fraction", value, "a number from 0 to 1") for value in (-0.1, 1.1, NAN)),
     ("rule", "greedy", "one of bernoulli, threshold, reference"),
     ("rule", "", "one of bernoulli, threshold, reference"),
     ("rule", "Bernoulli", "one of bernoulli, threshold, reference"),
@@ -148,6 +166,12 @@ BAD_VALUES = [
     ("tag_close", "<{tool}>", "another text than arpo.tag_open"),
     ("result_template", "", "a text with {result} in it, once"),
 ]
+
+
+@pytest.mark.parametrize("most", [-1, 1.5, True, "2", None])
+def test_a_bad_limit_of_one_tool_is_refused_with_the_tools_name(most):
+    message = f"arpo.max_calls_per_tool.search={most!r}; expected a whole number of at least 0: change it"
+    assert refusal({"max_calls_per_tool": {"python": 3, "search": most}}) == message
 
 
 def test_an_unknown_fault_is_refused_with_the_known_ones():
@@ -174,11 +198,13 @@ def test_an_infinite_weight_is_refused_because_it_makes_a_nan_of_an_unchanged_en
 
 
 WRONG_TYPES = [
-    *((name, value, "int") for name in INTEGERS for value in (True, False, "1", 1.0, [1], {})),
+    *((name, value, "int") for name in INTEGERS for value in (True, False, "1", 1.0, [1], {}, None)),
+    *((name, value, "int or null") for name in LIMITS for value in (True, False, "1", 1.0, [1], {})),
+    *(("max_leaf_seconds", value, "int or float or null") for value in (True, "1", [1], {})),
     *((name, value, "int or float") for name in FLOATS for value in (True, False, "0.5", [0.5], None)),
     *((name, value, "str") for name in STRINGS for value in (True, 1, 0.5, ["soft"], None)),
     *((name, value, "list") for name in LISTS for value in (True, 1, "truncated", {}, None)),
-    *((name, None, "int") for name in INTEGERS if name not in LIMITS),
+    *((name, value, "dict") for name in MAPPINGS for value in (True, 1, "search", ["search"], None)),
 ]
 
 
@@ -243,7 +269,7 @@ def test_roots_are_from_1_to_the_leaves_or_refused(initial_rollouts, leaves):
 def test_the_preset_has_exactly_the_fields_and_their_defaults():
     preset = OmegaConf.load(str(files("arpo_verl.config") / "arpo_trainer.yaml"))
     group = OmegaConf.to_container(preset.arpo, resolve=False)
-    defaults = asdict(ArpoConfig()) | {"exclude": []}  # YAML has no tuples
+    defaults = asdict(ArpoConfig()) | {"exclude": ["infrastructure"]}  # YAML has no tuples
     assert group == defaults
     assert list(group) == list(NAMES)
     assert {name: type(value) for name, value in group.items()} == {

@@ -131,6 +131,6 @@ class CallLimits:
             raise SearchError(
                 f"{turn - now:.0f} s of calls are waiting already (calls_per_second="
                 f"{self.limits.calls_per_second:g}): raise it or ask for less",
-                ToolStatus.TIMEOUT,
+                ToolStatus.INFRASTRUCTURE_ERROR,
             )
         return max(0.0, turn - now), turn + interval

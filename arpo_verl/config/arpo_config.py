@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from arpo_verl.branching import RULES, Rule
 
@@ -53,9 +54,23 @@ class ArpoConfig:
     """How shared tokens are credited; see `arpo_verl.algorithms.arpo`."""
     max_tool_calls: int = 6
     """Calls of one leaf, those of its prefix included; the leaf ends when it asks for one more."""
-    exclude: Sequence[Fault] = ()
-    """Which leaves train nothing and do not count in their group's statistics: `truncated` (out of tokens), `void`
-    (nothing generated, or interrupted), `infrastructure` (a tool failed by no fault of the model)."""
+    max_calls_per_tool: Mapping[str, int] = field(default_factory=dict)
+    """Calls of one leaf by tool, within `max_tool_calls`; one more is answered by an error that says so."""
+    max_call_seconds: float = 120.0
+    """Wall-clock limit of a call beside the tool's own, as in the released code; then the call is cancelled."""
+    max_leaf_seconds: float | None = None
+    """Wall-clock limit of a leaf, its prefix and generation included. It is looked at between turns and ends calls, not
+    generation requests. None is no limit."""
+    stuck_call_seconds: float = 60.0
+    """A call older than this is named in the log."""
+    infrastructure_retries: int = 1
+    """How often a call that failed by no fault of the model is made again, beside the tool's own retries."""
+    exclude: Sequence[Fault] = ("infrastructure",)
+    """Which leaves train nothing and do not count in their group's statistics: `truncated` (out of tokens or time),
+    `void` (nothing generated, or interrupted), `infrastructure` (a tool failed by no fault of the model)."""
+    max_infrastructure_fraction: float = 0.5
+    """Share of a step's leaves in which a tool may fail by no fault of the model; above it the run stops. 1 never stops
+    while there is a leaf to train on."""
     max_requests_in_flight: int | None = None
     """Generation requests of one agent loop worker at a time; None is no limit."""
     max_tool_calls_in_flight: int | None = None
@@ -79,7 +94,7 @@ class ArpoConfig:
         _expect(self.branch_threshold >= 0, "branch_threshold", self.branch_threshold, "a number of at least 0")
         _expect(self.probe_tokens >= 1, "probe_tokens", self.probe_tokens, "at least 1")
         _expect(self.entropy_top_k >= 1, "entropy_top_k", self.entropy_top_k, "at least 1")
-        _expect(self.max_tool_calls >= 0, "max_tool_calls", self.max_tool_calls, "at least 0")
+        self._check_tool_limits()
         for name, choices in CHOICES.items():
             _expect(getattr(self, name) in choices, name, getattr(self, name), f"one of {', '.join(choices)}")
         is_list = not isinstance(self.exclude, str) and all(fault in get_args(Fault) for fault in self.exclude)
@@ -87,6 +102,19 @@ class ArpoConfig:
         self._check_tags()
         is_measured = self.rule != "reference" or self.entropy_source == "topk"
         _expect(is_measured, "entropy_source", self.entropy_source, "'topk' with arpo.rule=reference")
+
+    def _check_tool_limits(self) -> None:
+        for name in ("max_tool_calls", "infrastructure_retries"):
+            _expect(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("max_call_seconds", "stuck_call_seconds"):
+            _expect(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number of seconds")
+        is_time = self.max_leaf_seconds is None or 0 < self.max_leaf_seconds < math.inf
+        _expect(is_time, "max_leaf_seconds", self.max_leaf_seconds, "a positive number of seconds, or null")
+        is_share = 0 <= self.max_infrastructure_fraction <= 1
+        _expect(is_share, "max_infrastructure_fraction", self.max_infrastructure_fraction, "a number from 0 to 1")
+        for name, most in self.max_calls_per_tool.items():
+            is_count = isinstance(most, int) and not isinstance(most, bool) and most >= 0
+            _expect(is_count, f"max_calls_per_tool.{name}", most, "a whole number of at least 0")
 
     def _check_tags(self) -> None:
         for name, part in (("tag_open", "{tool}"), ("tag_close", "{tool}"), ("result_template", "{result}")):
@@ -101,17 +129,15 @@ class ArpoConfig:
         Raises:
             ValueError: a key is unknown, a value has the wrong type or is out of range.
         """
-        known = {field.name: field for field in fields(cls)}
+        known = get_type_hints(cls)
         for name, value in values.items():
             if name not in known:
                 raise ValueError(
                     f"arpo.{name} is not a known key; expected one of {', '.join(known)}: correct its name"
                 )
-            default = known[name].default
-            expected = _types_like(default)
-            is_bool = isinstance(value, bool)
-            if is_bool or not isinstance(value, (*expected, type(default))):
-                names = " or ".join(kind.__name__ for kind in expected)
+            expected = _types_of(known[name])
+            if isinstance(value, bool) or not isinstance(value, expected):
+                names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in expected)
                 raise ValueError(
                     f"arpo.{name}={value!r} is of type {type(value).__name__}; expected {names}: change it"
                 )
@@ -145,13 +171,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _types_like(default: object) -> tuple[type, ...]:
-    """Return the types that a value may have in place of a default."""
-    if isinstance(default, float):
-        return (int, float)
-    if isinstance(default, tuple):
+def _types_of(hint: Any) -> tuple[type, ...]:
+    """Return the types of YAML values that a field of a type may have."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return tuple(kind for part in get_args(hint) for kind in _types_of(part))
+    if origin is Literal:
+        return (str,)
+    if origin is Sequence:
         return (list,)
-    return (int,) if default is None else (type(default),)
+    if origin is Mapping:
+        return (dict,)
+    return (int, float) if hint is float else (hint,)
 
 
 def _expect(is_good: bool, name: str, value: object, expected: str) -> None:

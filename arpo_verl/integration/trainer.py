@@ -4,7 +4,11 @@ verl looks a trainer up by `trainer.v1.trainer_mode`, and several places compare
 have to stay. Each registered class is replaced by a subclass that changes nothing where the run is not ARPO's.
 """
 
+import logging
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,14 +19,21 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 
 from arpo_verl.algorithms.arpo import PADDING
 from arpo_verl.integration.advantage import TreeTensors, beside, entropy_after_tools
-from arpo_verl.integration.settings import ENTROPY_ROLLOUT, arpo_config, wants_arpo
-from arpo_verl.rollout.metrics import LeafRecord, leaf_columns, tree_metrics
+from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, arpo_config, wants_arpo
+from arpo_verl.integration.tool_guard import PaidCallsSpent, RunStopped, require_working_tools, warn_without_calls
+from arpo_verl.rollout.metrics import LeafRecord, leaf_columns, tool_metrics, tree_metrics
+
+logger = logging.getLogger(__name__)
 
 MANAGER = "arpo_verl.integration.worker.ArpoAgentLoopManager"
 
 
 class ArpoTrainer(PPOTrainer):
-    """Chooses the rollout, checks that every prompt has all its leaves, hands the trees to the estimator, logs them."""
+    """Chooses the rollout, checks that every prompt has all its leaves, hands the trees to the estimator, logs them.
+
+    Ends the run when its tools no longer work, with the state of the last finished step saved; also a run of another
+    algorithm whose rollout is `tag_agent`.
+    """
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         if wants_arpo(config):
@@ -31,17 +42,62 @@ class ArpoTrainer(PPOTrainer):
             choose_rollout(config)
         super().__init__(config, *args, **kwargs)
 
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().fit(*args, **kwargs)
+        except PaidCallsSpent as end:
+            self._shutdown_dump_executor()
+            logger.warning("training ends at step %d: %s", self.global_steps, end)
+
+    def on_step_begin(self) -> None:
+        super().on_step_begin()
+        # For a run that ends in this step: the next one is to train on the same prompts again.
+        self._position_in_data = self.train_dataloader.state_dict() if self.global_steps > 1 else None
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        if not wants_arpo(self.config):
+        is_arpo = wants_arpo(self.config)
+        if not is_arpo and self.config.actor_rollout_ref.rollout.agent.default_agent_loop != TAG_AGENT:
             return super()._compute_advantage(batch, metrics)
         records = leaf_records(batch)
         trees: dict[str, list[LeafRecord]] = defaultdict(list)
         for key, record in records.items():
             trees[prompt_of(key)].append(record)
-        self._expect_all_leaves(trees)
-        metrics.update(tree_metrics(trees))
-        with beside(self._tree_tensors(batch, records, metrics)):
+        if is_arpo:
+            self._expect_all_leaves(trees)
+        metrics.update(tree_metrics(trees) if is_arpo else tool_metrics(trees))
+        warn_without_calls(metrics["tools/calls"], self.config, self.global_steps)
+        with self._saving_state(batch, metrics):
+            require_working_tools(trees, arpo_config(self.config))
+            tensors = self._tree_tensors(batch, records, metrics) if is_arpo else None
+        if tensors is None:
             return super()._compute_advantage(batch, metrics)
+        with beside(tensors):
+            return super()._compute_advantage(batch, metrics)
+
+    @contextmanager
+    def _saving_state(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> Iterator[None]:
+        """Save the state of the last finished step when the run is stopped, and log what this step has measured."""
+        try:
+            yield
+        except RunStopped as stop:
+            self.logger.log(data=metrics, step=self.global_steps)
+            # The queue is part of a checkpoint; a resumed run must not find the leaves of this step in it.
+            tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
+            raise type(stop)(f"{stop}. {self._save_last_finished_step()}") from None
+
+    def _save_last_finished_step(self) -> str:
+        """Return in words what is saved."""
+        last_finished = self.global_steps - 1
+        if last_finished == 0:
+            return "No step has been finished, so there is nothing to save."
+        folder = Path(self.config.trainer.default_local_dir, f"global_step_{last_finished}")
+        if not folder.exists():
+            self.global_steps = last_finished
+            self._save_checkpoint()
+            self.global_steps += 1
+            if self.trainer_mode == "sync":  # the others keep prompts that have been fetched in the queue
+                torch.save(self._position_in_data, folder / "data.pt")
+        return f"The state of step {last_finished} is in {folder}; the same command goes on from there."
 
     def _tree_tensors(self, batch: KVBatchMeta, records: dict[str, LeafRecord], metrics: dict[str, Any]) -> TreeTensors:
         """Collect what the estimator needs; log the actor's entropies and rewards that are no numbers."""
@@ -65,7 +121,7 @@ class ArpoTrainer(PPOTrainer):
             [padding or records[key].is_excluded for key, padding in zip(batch.keys, is_padding, strict=True)]
         )
         if bool(is_excluded.all()):
-            raise RuntimeError(
+            raise RunStopped(
                 f"all {len(records)} leaves are left out (arpo.exclude={list(config.exclude)}, or their rewards are "
                 f"no numbers); expected one to train on: look at the rollout's stop reasons, or exclude less"
             )
@@ -105,10 +161,10 @@ def read_extra_fields(keys: list[str], partition_id: str) -> list[dict[str, Any]
 
 
 def leaf_records(batch: KVBatchMeta) -> dict[str, LeafRecord]:
-    """Fetch the record of each leaf of a batch, by key; padding rows have none."""
+    """Fetch the record of each leaf of a batch, by key; padding rows and leaves of other agent loops have none."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     rows = read_extra_fields(keys, batch.partition_id)
-    return {key: LeafRecord(**extra_fields["arpo"]) for key, extra_fields in zip(keys, rows, strict=True)}
+    return {key: LeafRecord(**row["arpo"]) for key, row in zip(keys, rows, strict=True) if "arpo" in row}
 
 
 def choose_manager(config: DictConfig) -> None:

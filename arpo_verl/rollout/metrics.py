@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from arpo_verl.config.arpo_config import Fault
-from arpo_verl.rollout.tree import Leaf, StopReason
+from arpo_verl.rollout.tree import Leaf, StopReason, is_infrastructure
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class LeafRecord:
     """Left out of the loss and of its group's statistics (`arpo.exclude`)."""
     segments: list[tuple[int, int, bool]]
     """(segment id, tokens, whether they were sampled) of each segment."""
-    calls: list[tuple[int, str, str, float]]
-    """(segment id, tool, status, latency in seconds) of each call, those of the prefix included."""
+    calls: list[tuple[int, str, str, float, int]]
+    """(segment id, tool, status, latency in seconds, retries) of each call, those of the prefix included."""
     entropy_initial: float | None
     """Mean of H_initial in nats; None where it was not measured."""
     decisions: list[tuple[float, float, float, int]]
@@ -54,7 +54,7 @@ class LeafRecord:
             is_excluded=bool(leaf.faults & set(exclude)),
             segments=[(segment.id, len(segment.token_ids), segment.is_sampled) for segment in leaf.segments],
             calls=[
-                (segment.id, call.name, call.status, call.latency_seconds)
+                (segment.id, call.name, call.status, call.latency_seconds, call.retries)
                 for segment in leaf.segments
                 for call in segment.calls
             ],
@@ -70,6 +70,11 @@ class LeafRecord:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @property
+    def statuses(self) -> set[str]:
+        """How the calls ended, those of the prefix included."""
+        return {status for _, _, status, _, _ in self.calls}
 
 
 Trees = Mapping[str, Sequence[LeafRecord]]
@@ -94,7 +99,7 @@ def tree_metrics(trees: Trees) -> dict[str, float]:
     }
     for reason in StopReason:
         metrics[f"stop/{reason.value}"] = _fraction(leaf.stop_reason == reason.value for leaf in leaves)
-    return metrics | _token_metrics(trees) | _entropy_metrics(leaves) | _tool_metrics(trees)
+    return metrics | _token_metrics(trees) | _entropy_metrics(leaves) | tool_metrics(trees)
 
 
 def _fraction(truths: Iterable[bool]) -> float:
@@ -136,25 +141,37 @@ def leaf_columns(extra_fields: Sequence[Mapping[str, Any]]) -> dict[str, list[An
     return columns | {"reward_parts": [fields.get("reward_extra_info", {}) for fields in extra_fields]}
 
 
-def _tool_metrics(trees: Trees) -> dict[str, float]:
+def infrastructure_fraction(leaves: Sequence[LeafRecord]) -> float:
+    """Return the share of leaves in which a tool failed by no fault of the model."""
+    return _fraction(any(map(is_infrastructure, leaf.statuses)) for leaf in leaves)
+
+
+def tool_metrics(trees: Trees) -> dict[str, float]:
+    """Return the metrics of a step's tool calls; a call of a shared prefix counts once, but for each of its leaves."""
+    leaves = [leaf for tree in trees.values() for leaf in tree]
     calls = [call for tree in trees.values() for call in _distinct_calls(tree)]
-    metrics: dict[str, float] = {"tools/calls": len(calls)}
-    for name in sorted({name for name, _, _ in calls}):
-        latencies = sorted(latency for tool, _, latency in calls if tool == name)
+    metrics: dict[str, float] = {
+        "tools/calls": len(calls),
+        "tools/calls_per_leaf": statistics.fmean(len(leaf.calls) for leaf in leaves),
+        "tools/infrastructure_fraction": infrastructure_fraction(leaves),
+    }
+    for name in sorted({name for name, _, _, _ in calls}):
+        latencies = sorted(latency for tool, _, latency, _ in calls if tool == name)
         metrics[f"tools/{name}/calls"] = len(latencies)
         metrics[f"tools/{name}/latency_s/p50"] = latencies[len(latencies) // 2]
         metrics[f"tools/{name}/latency_s/p95"] = latencies[len(latencies) * 95 // 100]
-        for status, count in Counter(status for tool, status, _ in calls if tool == name).items():
+        metrics[f"tools/{name}/retries"] = sum(retries for tool, _, _, retries in calls if tool == name)
+        for status, count in Counter(status for tool, status, _, _ in calls if tool == name).items():
             metrics[f"tools/{name}/status/{status}"] = count
     return metrics
 
 
-def _distinct_calls(tree: Sequence[LeafRecord]) -> list[tuple[str, str, float]]:
-    """Return (tool, status, latency) of each executed call; a call of a shared prefix is in several leaves."""
-    by_segment: dict[int, list[tuple[str, str, float]]] = {}
+def _distinct_calls(tree: Sequence[LeafRecord]) -> list[tuple[str, str, float, int]]:
+    """Return (tool, status, latency, retries) of each executed call; a shared prefix's are in several leaves."""
+    by_segment: dict[int, list[tuple[str, str, float, int]]] = {}
     for leaf in tree:
-        of_leaf: dict[int, list[tuple[str, str, float]]] = {}
-        for segment, tool, status, latency in leaf.calls:
-            of_leaf.setdefault(segment, []).append((tool, status, latency))
+        of_leaf: dict[int, list[tuple[str, str, float, int]]] = {}
+        for segment, tool, status, latency, retries in leaf.calls:
+            of_leaf.setdefault(segment, []).append((tool, status, latency, retries))
         by_segment |= of_leaf
     return [call for calls in by_segment.values() for call in calls]

@@ -17,7 +17,6 @@ start when they have become certain and all together (there: one a round, and at
 import contextlib
 import hashlib
 import random
-import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,11 +24,10 @@ from typing import Any
 from arpo_verl.branching import branch_score, certain_top_ups, draw_forks, possible_forks
 from arpo_verl.config import ArpoConfig
 from arpo_verl.entropy import entropy_change, reference_entropy_change, surprisals
-from arpo_verl.rollout.protocols import CallSyntax, Engine, Generation, Request, ToolAnswer, ToolCall, Tools, Turn
+from arpo_verl.rollout.calls import NO_LIMIT, CallExecutor
+from arpo_verl.rollout.protocols import CallSyntax, Engine, Generation, Request, ToolCall, Tools, Turn
 from arpo_verl.rollout.tasks import Tasks
 from arpo_verl.rollout.tree import Decision, Leaf, Segment, StopReason, ToolRecord
-
-NO_LIMIT: contextlib.AbstractAsyncContextManager[Any] = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,7 @@ class PromptRollout:
         self._settings = settings
         self._config = config
         self._world = surroundings
+        self._calls = CallExecutor(surroundings.tools, config, surroundings.call_slot)
         self._is_lockstep = config.schedule == "lockstep"
         self._created = 0
         self._roots = 0
@@ -296,8 +295,13 @@ class PromptRollout:
             leaf.stop_reason = StopReason.LENGTH
         elif not self._turns_left(leaf):
             leaf.stop_reason = StopReason.TOOL_LIMIT
-        else:
+        elif not self._is_late(leaf):
             await self._answer(leaf, turn.calls)
+        if leaf.stop_reason is None and self._is_late(leaf):
+            leaf.stop_reason = StopReason.TIME_LIMIT
+
+    def _is_late(self, leaf: Leaf) -> bool:
+        return self._calls.seconds_left(leaf) <= 0
 
     def _append(
         self,
@@ -338,7 +342,7 @@ class PromptRollout:
         leaf.tool_turns += 1
         leaf.is_at_fork_point = True
         leaf.is_forkable = leaf.is_forkable and all(self._world.tools.can_fork(call.name) for call in calls)
-        answers, records = await self._execute(leaf, calls)
+        answers, records = await self._calls.execute(leaf, calls)
         context = self._settings.prompt_ids + leaf.token_ids
         rendered = await self._world.syntax.render_results(context, leaf.messages, answers)
         leaf.messages.extend(rendered.messages)
@@ -348,26 +352,6 @@ class PromptRollout:
         self._append(leaf, rendered.token_ids[:room], calls=tuple(records))
         if len(rendered.token_ids) >= room:
             leaf.stop_reason = StopReason.LENGTH
-
-    async def _execute(self, leaf: Leaf, calls: list[ToolCall]) -> tuple[list[ToolAnswer], list[ToolRecord]]:
-        """Execute calls at the same time."""
-        tasks = Tasks()
-        try:
-            running = [tasks.start(self._call(leaf, call)) for call in calls]
-            await tasks.join()
-        finally:
-            await tasks.close()
-        results = [task.result() for task in running if task is not None]
-        return [answer for answer, _ in results], [record for _, record in results]
-
-    async def _call(self, leaf: Leaf, call: ToolCall) -> tuple[ToolAnswer, ToolRecord]:
-        async with self._world.call_slot:
-            start = time.monotonic()
-            if call.error is not None:
-                answer = ToolAnswer(call.error, "model_error")
-            else:
-                answer = await self._world.tools.execute(call, leaf.tool_state, leaf.messages)
-            return answer, ToolRecord(call.name, answer.status, time.monotonic() - start, answer.reward)
 
 
 def _first_tokens(generation: Generation, tokens: int) -> Generation:

@@ -6,6 +6,7 @@ shared tokens.
 """
 
 import copy
+import time
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -24,12 +25,19 @@ class StopReason(str, Enum):
     """The model asked for one call more than `arpo.max_tool_calls`, or verl's limits on turns, allow."""
     EMPTY = "empty"
     """The engine returned no token."""
+    TIME_LIMIT = "time_limit"
+    """`arpo.max_leaf_seconds` are over."""
     INTERRUPTED = "interrupted"
     """The engine stopped for a reason of its own."""
 
 
-INFRASTRUCTURE_ERROR = "infrastructure_error"
-"""The status of a call that failed by no fault of the model (`arpo_tools.ToolStatus`)."""
+INFRASTRUCTURE_ERROR, REFUSED, BUDGET = "infrastructure_error", "refused", "budget"
+"""The statuses of calls that failed by no fault of the model (`arpo_tools.ToolStatus`)."""
+
+
+def is_infrastructure(status: str) -> bool:
+    """Whether a call that ended so failed by no fault of the model."""
+    return status in (INFRASTRUCTURE_ERROR, REFUSED, BUDGET)
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,7 @@ class ToolRecord:
     latency_seconds: float
     reward: float | None = None
     """verl's step reward of the call, where the tool gives one."""
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,8 @@ class Leaf:
     """How many of `requested_tokens` the engine had in its prefix cache."""
     is_result_cut: bool = False
     """A tool result did not fit into the token budget."""
+    started: float = field(default_factory=time.monotonic)
+    """When this leaf's root began, in seconds of the monotonic clock."""
     stop_reason: StopReason | None = None
     engine_versions: tuple[int, int] | None = None
     """Versions of the weights at the last request, which counts for a leaf that got no token."""
@@ -161,11 +172,11 @@ class Leaf:
     def faults(self) -> set[Fault]:
         """What makes a finished leaf a candidate for `arpo.exclude`."""
         faults: set[Fault] = set()
-        if self.stop_reason is StopReason.LENGTH:
+        if self.stop_reason in (StopReason.LENGTH, StopReason.TIME_LIMIT):
             faults.add("truncated")
         if self.stop_reason in (StopReason.EMPTY, StopReason.INTERRUPTED):
             faults.add("void")
-        if any(call.status == INFRASTRUCTURE_ERROR for call in self.calls):
+        if any(is_infrastructure(call.status) for call in self.calls):
             faults.add("infrastructure")
         return faults
 
@@ -183,6 +194,7 @@ class Leaf:
             initial_entropies=self.initial_entropies,
             tool_calls=self.tool_calls,
             tool_turns=self.tool_turns,
+            started=self.started,
         )
 
     def drop_last(self, tokens: int) -> None:

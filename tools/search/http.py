@@ -174,7 +174,8 @@ class JsonClient:
             raise self._error(f"expected JSON, got {self._shown(body)}") from None
 
     def _late(self, seconds: float, is_transient: bool = False) -> SearchError:
-        return self._error(f"no answer within {seconds:.3g} s", ToolStatus.TIMEOUT, is_transient)
+        # No `timeout`, which is for calls that are themselves too long: a search is not to blame for a slow service.
+        return self._error(f"no answer within {seconds:.3g} s", is_transient=is_transient)
 
     def _broken(self, error: Exception) -> SearchError:
         return self._error(f"no whole answer: {self._struck(str(error) or type(error).__name__)}", is_transient=True)

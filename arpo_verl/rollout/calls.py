@@ -1,0 +1,125 @@
+"""Executes the calls of a leaf within its limits: calls of a tool, seconds of a call and of a leaf, calls in flight.
+
+A call that fails by no fault of the model is tried again. A call that is out of time is cancelled; one that does not
+end when it is cancelled is left behind, so that no tool can stop a rollout.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from arpo_verl.config import ArpoConfig
+from arpo_verl.rollout.protocols import ToolAnswer, ToolCall, Tools
+from arpo_verl.rollout.tasks import Tasks
+from arpo_verl.rollout.tree import INFRASTRUCTURE_ERROR, Leaf, ToolRecord
+from arpo_verl.rollout.watchdog import watchdog_of_this_process
+
+logger = logging.getLogger(__name__)
+
+NO_LIMIT: contextlib.AbstractAsyncContextManager[Any] = contextlib.nullcontext()
+MODEL_ERROR, LIMIT, TIMEOUT = "model_error", "limit", "timeout"
+"""Statuses of `arpo_tools.ToolStatus`."""
+CANCELLATION_SECONDS = 1.0
+"""How long a cancelled call may take to end before it is left behind."""
+FIRST_RETRY_SECONDS = 0.5
+"""Mean wait before the first retry; each further one waits twice as long."""
+
+_left_behind: set["asyncio.Task[Any]"] = set()
+"""asyncio keeps no reference to a running task."""
+
+
+@dataclass(frozen=True)
+class CallExecutor:
+    """The tools of a rollout, with the limits on their use."""
+
+    tools: Tools
+    config: ArpoConfig
+    slot: contextlib.AbstractAsyncContextManager[Any]
+    """Held during a call: a semaphore bounds those in flight."""
+
+    async def execute(self, leaf: Leaf, calls: list[ToolCall]) -> tuple[list[ToolAnswer], list[ToolRecord]]:
+        """Execute the calls of a turn at the same time and return answers and records in their order."""
+        used = Counter(record.name for record in leaf.calls)
+        tasks = Tasks()
+        running = []
+        try:
+            for call in calls:
+                used[call.name] += 1
+                running.append(tasks.start(self._call(leaf, call, used[call.name])))
+            await tasks.join()
+        finally:
+            await tasks.close()
+        results = [task.result() for task in running if task is not None]
+        return [answer for answer, _ in results], [record for _, record in results]
+
+    async def _call(self, leaf: Leaf, call: ToolCall, number: int) -> tuple[ToolAnswer, ToolRecord]:
+        """Answer one call, the `number`th of its tool in the leaf."""
+        most = self.config.max_calls_per_tool.get(call.name)
+        if call.error is not None:
+            answer, seconds, retries = ToolAnswer(call.error, MODEL_ERROR), 0.0, 0
+        elif most is not None and number > most:
+            text = f"Error: no call of '{call.name}' is left; at most {most} are allowed. Go on without it."
+            answer, seconds, retries = ToolAnswer(text, LIMIT), 0.0, 0
+        else:
+            async with self.slot:
+                start = time.monotonic()
+                answer, retries = await self._call_and_retry(leaf, call)
+                seconds = time.monotonic() - start
+        return answer, ToolRecord(call.name, answer.status, seconds, answer.reward, retries)
+
+    async def _call_and_retry(self, leaf: Leaf, call: ToolCall) -> tuple[ToolAnswer, int]:
+        """Return the answer and how often the call was made again."""
+        watchdog = watchdog_of_this_process(self.config.stuck_call_seconds)
+        end = time.monotonic() + min(self.config.max_call_seconds, self.seconds_left(leaf))
+        with watchdog.watch(f"tool {call.name!r} on {str(call.arguments)[:200]!r}, leaf {leaf.path}"):
+            for retry in range(self.config.infrastructure_retries + 1):
+                answer = await self._call_before(end, leaf, call)
+                if answer.status != INFRASTRUCTURE_ERROR or retry == self.config.infrastructure_retries:
+                    break
+                pause = FIRST_RETRY_SECONDS * 2**retry * random.uniform(0.5, 1.5)
+                if time.monotonic() + pause >= end:
+                    break
+                await asyncio.sleep(pause)
+        return answer, retry
+
+    async def _call_before(self, end: float, leaf: Leaf, call: ToolCall) -> ToolAnswer:
+        seconds = max(0.0, end - time.monotonic())
+        answer = await _within(seconds, self.tools.execute(call, leaf.tool_state, leaf.messages))
+        if answer is None:
+            logger.warning("tool %r gave no answer in %.0f s", call.name, seconds)
+            return ToolAnswer(f"Error: '{call.name}' gave no answer in {seconds:.3g} s.", TIMEOUT)
+        return answer
+
+    def seconds_left(self, leaf: Leaf) -> float:
+        """Return how long a leaf may still live; infinity without `arpo.max_leaf_seconds`."""
+        limit = self.config.max_leaf_seconds
+        return float("inf") if limit is None else limit - (time.monotonic() - leaf.started)
+
+
+async def _within(seconds: float, answering: Coroutine[Any, Any, ToolAnswer]) -> ToolAnswer | None:
+    """Return the answer, or None if there is none in time. `asyncio.wait_for` would wait for a call that goes on."""
+    task = asyncio.ensure_future(answering)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+        if done:
+            return task.result()
+        task.cancel()
+        await asyncio.wait({task}, timeout=CANCELLATION_SECONDS)
+        return None
+    finally:
+        if not task.done():
+            task.cancel()
+            _left_behind.add(task)
+            task.add_done_callback(_forget)
+
+
+def _forget(task: "asyncio.Task[Any]") -> None:
+    _left_behind.discard(task)
+    if not task.cancelled():
+        task.exception()  # asked for, so that asyncio does not report it as never retrieved
