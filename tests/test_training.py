@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,17 +14,6 @@ pytestmark = pytest.mark.slow
 
 STEPS = 2
 NOT_THE_SAME_TWICE = ("timing", "perf/", "throughput", "memory")
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory) -> Path:
-    """A tiny world whose model has learned enough to call tools."""
-    folder = tmp_path_factory.mktemp("world")
-    command = [sys.executable, "-m", "arpo_verl.tiny_world", "--out", str(folder), "--cold-start-steps", "400"]
-    # One thread: two that wait for each other take several times as long where the cores are shared.
-    command += ["--threads", "1"]
-    subprocess.run(command, check=True)
-    return folder
 
 
 def test_one_flag_on_a_stock_command_gives_trees(world, tmp_path):

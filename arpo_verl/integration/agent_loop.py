@@ -17,6 +17,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopO
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 
 from arpo_verl.integration.engine import ServerEngine, Stops
+from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.native_syntax import NativeSyntax
 from arpo_verl.integration.settings import TAG_FORMAT, arpo_config, wants_arpo
 from arpo_verl.integration.tools import ToolSettings, VerlTools
@@ -42,6 +43,7 @@ class TreeAgentLoop(ToolAgentLoop):
     """verl's tool agent loop with another `run`: tags or native tool calls, token ids in, token ids out, text alone."""
 
     def __init__(self, *args: Any, tools: ToolListWrap | None = None, **kwargs: Any) -> None:
+        show_warnings()
         super().__init__(*args, tools=tools, **kwargs)
         self._multi_turn = self.rollout_config.multi_turn
         self._arpo = arpo_config(self.config)

@@ -174,6 +174,12 @@ def _check_tools(config: DictConfig) -> None:
             f"the tools of {[path for path in paths.values() if path]} can't be made: {error}; expected a verl "
             f"tool list whose `config` has the tool's own arguments, and every variable that it names set: correct it"
         ) from error
+    names = [tool.name for tool in tools]
+    for name in arpo_config(config).max_calls_per_tool:
+        if name not in names:
+            raise ValueError(
+                f"arpo.max_calls_per_tool.{name} limits a tool that there is not; expected one of {names}: correct it"
+            )
     if multi_turn.format == TAG_FORMAT:
         for tool in tools:
             parameter_of(tool)

@@ -19,6 +19,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 
 from arpo_verl.algorithms.arpo import PADDING
 from arpo_verl.integration.advantage import TreeTensors, beside, entropy_after_tools
+from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, arpo_config, wants_arpo
 from arpo_verl.integration.tool_guard import PaidCallsSpent, RunStopped, require_working_tools, warn_without_calls
 from arpo_verl.rollout.metrics import LeafRecord, leaf_columns, tool_metrics, tree_metrics
@@ -36,6 +37,7 @@ class ArpoTrainer(PPOTrainer):
     """
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
+        show_warnings()
         if wants_arpo(config):
             arpo_config(config).roots(config.actor_rollout_ref.rollout.n)
             choose_manager(config)
