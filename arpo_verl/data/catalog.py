@@ -76,8 +76,8 @@ def _decoded(text: str, key: str) -> str:
 
 _IMAGE = Exclusion("image", bool, "it has an image, which a text model can't see")
 _FILE = Exclusion("file_name", bool, "it comes with a file, which no tool here can open")
-_HIDDEN = Exclusion("final_answer", "?".__eq__, "its answer is not public (GAIA's test split)")
-_UNANSWERABLE = Exclusion("answerable", False.__eq__, "it can't be answered, on purpose (MuSiQue-Full)")
+_HIDDEN = Exclusion("final_answer", lambda answer: answer == "?", "its answer is not public (GAIA's test split)")
+_UNANSWERABLE = Exclusion("answerable", lambda answerable: answerable is False, "it can't be answered, on purpose")
 
 DATASETS = {
     dataset.name: dataset
