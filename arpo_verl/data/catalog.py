@@ -1,0 +1,240 @@
+"""The known datasets, one entry each. Adding a benchmark is adding an entry.
+
+Field names need no entry where they are among `fields.QUESTION`, `fields.ANSWER` and `fields.ID`. Hub ids, counts and
+licences are those of the public pages; where a page states no licence the entry says so.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+from arpo_verl.data.fields import (
+    Fields,
+    answer_after_hashes,
+    answer_or_boxed,
+    answers_with_aliases,
+    plain_answers,
+)
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Rows that no run of ours can use. They are counted and reported, and are no fault of the file."""
+
+    field: str
+    applies: Callable[[Any], bool]
+    """Of the field's value, None if the row has no such field."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A public dataset and how to read its rows."""
+
+    name: str
+    """Also the `data_source` of its rows."""
+    what: str
+    ability: str | None
+    """`math` or `qa`, by which the reward compares answers; None: the rows say."""
+    licence: str
+    hub_id: str | None = None
+    hub_config: str | None = None
+    split: str = "test"
+    rows: int | None = None
+    """Of the split, exclusions included."""
+    answers: Callable[[Fields], list[str]] = plain_answers
+    level: tuple[str, ...] = ("level",)
+    """Fields that reports can be split by, the first that is there."""
+    exclusions: tuple[Exclusion, ...] = ()
+    decode: Callable[[Mapping[Any, Any]], Mapping[Any, Any]] | None = None
+    """What to do with a row before it is read."""
+    keeps_data_source: bool = False
+    """The rows come from several places and say from which."""
+
+
+def xbench_decoded(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return a row of xbench with question and answer in the clear.
+
+    They are published as base64 of the UTF-8 text, combined by exclusive or with the row's `canary`, over and over. A
+    row whose prompt is no such thing has been decoded before.
+    """
+    fields = Fields(row)
+    key = fields.get("canary")
+    try:
+        return {**row, **{name: _decoded(fields.get(name), key) for name in ("prompt", "answer")}}
+    except (TypeError, ValueError, binascii.Error):
+        return row
+
+
+def _decoded(text: str, key: str) -> str:
+    encoded = base64.b64decode(text, validate=True)
+    return bytes(byte ^ mask for byte, mask in zip(encoded, cycle(key.encode()), strict=False)).decode()
+
+
+_IMAGE = Exclusion("image", bool, "it has an image, which a text model can't see")
+_FILE = Exclusion("file_name", bool, "it comes with a file, which no tool here can open")
+_HIDDEN = Exclusion("final_answer", lambda answer: answer == "?", "its answer is not public (GAIA's test split)")
+_UNANSWERABLE = Exclusion("answerable", lambda answerable: answerable is False, "it can't be answered, on purpose")
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        Dataset(
+            "arpo-reasoning",
+            "RL prompts of the ARPO release, maths and QA",
+            None,
+            "see the Hub",
+            "dongguanting/ARPO-RL-Reasoning-10K",
+            split="train",
+            rows=10_000,
+            keeps_data_source=True,
+        ),
+        Dataset(
+            "arpo-deepsearch",
+            "deep-search prompts of the ARPO release",
+            "qa",
+            "see the Hub",
+            "dongguanting/ARPO-RL-DeepSearch-1K",
+            split="train",
+            rows=1_071,
+            keeps_data_source=True,
+        ),
+        Dataset(
+            "arpo-validation",
+            "the release's validation files, rows in verl's columns",
+            None,
+            "unstated",
+            split="validation",
+            keeps_data_source=True,
+        ),
+        Dataset(
+            "gsm8k",
+            "grade-school maths",
+            "math",
+            "MIT",
+            "openai/gsm8k",
+            "main",
+            rows=1_319,
+            answers=answer_after_hashes,
+        ),
+        Dataset(
+            "math500",
+            "500 competition problems of MATH",
+            "math",
+            "MIT (prm800k)",
+            "HuggingFaceH4/MATH-500",
+            rows=500,
+            answers=answer_or_boxed,
+        ),
+        Dataset(
+            "aime24",
+            "AIME 2024, I and II",
+            "math",
+            "unstated",
+            "HuggingFaceH4/aime_2024",
+            split="train",
+            rows=30,
+            answers=answer_or_boxed,
+        ),
+        Dataset(
+            "aime25", "AIME 2025, I and II", "math", "unstated", "math-ai/aime25", rows=30, answers=answer_or_boxed
+        ),
+        Dataset(
+            "hotpotqa",
+            "two-hop questions on Wikipedia",
+            "qa",
+            "CC BY-SA 4.0",
+            "hotpotqa/hotpot_qa",
+            "distractor",
+            split="validation",
+            rows=7_405,
+            answers=answers_with_aliases,
+        ),
+        Dataset(
+            "2wiki",
+            "2WikiMultiHopQA, two- to four-hop questions",
+            "qa",
+            "Apache-2.0",
+            "xanhho/2WikiMultihopQA",
+            split="validation",
+            rows=12_576,
+            answers=answers_with_aliases,
+            level=("level", "type"),
+        ),
+        Dataset(
+            "musique",
+            "two- to four-hop questions that need every hop",
+            "qa",
+            "CC BY 4.0",
+            "dgslibisey/MuSiQue",
+            split="validation",
+            rows=2_417,
+            answers=answers_with_aliases,
+            exclusions=(_UNANSWERABLE,),
+        ),
+        Dataset(
+            "bamboogle",
+            "two-hop questions a search engine gets wrong",
+            "qa",
+            "MIT",
+            "chiayewken/bamboogle",
+            rows=125,
+            answers=answers_with_aliases,
+        ),
+        Dataset("simpleqa", "short fact-seeking questions", "qa", "MIT", "basicv8vc/SimpleQA", rows=4_326),
+        Dataset(
+            "webwalkerqa",
+            "questions answered by walking through a site",
+            "qa",
+            "Apache-2.0",
+            "callanwu/WebWalkerQA",
+            split="main",
+            rows=680,
+            level=("info.difficulty_level", "difficulty_level", "level"),
+        ),
+        Dataset(
+            "gaia",
+            "questions for general assistants",
+            "qa",
+            "gated, not to be reshared",
+            "gaia-benchmark/GAIA",
+            "2023_all",
+            split="validation",
+            rows=165,
+            exclusions=(_FILE, _HIDDEN),
+        ),
+        Dataset(
+            "hle",
+            "Humanity's Last Exam, text questions",
+            "qa",
+            "MIT, gated, not to be reshared",
+            "cais/hle",
+            rows=2_500,
+            level=("category", "level"),
+            exclusions=(_IMAGE,),
+        ),
+        Dataset(
+            "xbench-deepsearch",
+            "Chinese deep-search questions, published encoded",
+            "qa",
+            "see the Hub",
+            "xbench/DeepSearch",
+            split="train",
+            rows=100,
+            decode=xbench_decoded,
+        ),
+        Dataset(
+            "custom",
+            "questions of your own: question and answer, or verl's columns",
+            None,
+            "yours",
+            split="train",
+            answers=answers_with_aliases,
+            keeps_data_source=True,
+        ),
+    )
+}
+"""By name."""

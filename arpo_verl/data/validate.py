@@ -1,0 +1,253 @@
+"""Checks of verl parquet files, read piece by piece: schema, rows, lengths, duplicates, and whether they fit together.
+
+It does not say whether an answer is right, nor whether the questions are in a model's pre-training data.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arpo_verl.data.checks import contents, other_errors, prompt_errors, prompt_oddities, question, row_warnings
+from arpo_verl.data.report import Group, Report
+
+_ROWS_AT_A_TIME = 1000
+_COLUMNS = ("data_source", "prompt", "reward_model")
+"""What verl and a reward function need."""
+
+PromptLengths = Callable[[list[Any]], list[int | str]]
+"""Prompts, as lists of messages, to their lengths, or to why one has none."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What files are checked against."""
+
+    tools: Sequence[str] | None = None
+    """Whose tags each prompt should show; None: they are not looked for."""
+    prompt_lengths: PromptLengths | None = None
+    """In tokens; None: characters are counted."""
+    max_prompt_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class _Place:
+    file: Path
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}"
+
+
+@dataclass
+class _Seen:
+    """Digests of what was read before, to the first place of each."""
+
+    questions: dict[bytes, _Place]
+    """In the files before this one."""
+    prompts: dict[bytes, _Place] = field(default_factory=dict)
+    """In this file."""
+    ids: dict[bytes, _Place] = field(default_factory=dict)
+    """In this file."""
+
+
+def validate(paths: Sequence[Path], limits: Limits) -> Report:
+    """Return what is wrong with the files, each by itself and with each other."""
+    report = Report()
+    questions: dict[bytes, _Place] = {}
+    readable = []
+    for path in paths:
+        try:
+            file = pq.ParquetFile(path)
+            if _has_right_shape(path, file, report):
+                readable.append(path)
+                questions |= _check_rows(path, file, limits, questions, report)
+        except (OSError, pa.ArrowException) as error:
+            report.error(str(path), f"can't be read as parquet: {error}")
+    _check_concatenation(readable, report)
+    return report
+
+
+def _has_right_shape(path: Path, file: pq.ParquetFile, report: Report) -> bool:
+    schema = file.schema_arrow
+    missing = [name for name in _COLUMNS if name not in schema.names]
+    if missing:
+        problem = f"column {', '.join(missing)} is missing; got {', '.join(schema.names)}"
+        report.error(str(path), f"{problem}; expected verl's columns, as `arpo-verl data convert` writes them")
+        return False
+    if not file.metadata.num_rows:
+        report.error(str(path), "has no row")
+        return False
+    problems = list(_type_problems(schema))
+    for problem in problems:
+        report.error(str(path), problem)
+    extra_info = schema.field("extra_info").type if "extra_info" in schema.names else pa.null()
+    if not _has_fields(extra_info, "ability"):
+        report.warning(
+            str(path), "no field 'extra_info.ability', by which a reward function could tell maths from text"
+        )
+    return not problems
+
+
+def _type_problems(schema: pa.Schema) -> Iterator[str]:
+    prompt = schema.field("prompt").type
+    is_list = pa.types.is_list(prompt) or pa.types.is_large_list(prompt)
+    if not is_list or not _has_fields(prompt.value_type, "role", "content"):
+        yield f"column 'prompt' is {prompt}; expected a list of structs with role and content"
+    elif not _is_string(prompt.value_type.field("content").type):
+        yield f"column 'prompt' has contents of {prompt.value_type.field('content').type}; expected text"
+    if not _is_string(schema.field("data_source").type):
+        yield f"column 'data_source' is {schema.field('data_source').type}; expected text"
+    reward_model = schema.field("reward_model").type
+    if not _has_fields(reward_model, "ground_truth"):
+        yield f"column 'reward_model' is {reward_model}; expected a struct with ground_truth"
+
+
+def _has_fields(kind: pa.DataType, *names: str) -> bool:
+    return isinstance(kind, pa.StructType) and all(kind.get_field_index(name) >= 0 for name in names)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string())
+
+
+def _check_rows(
+    path: Path, file: pq.ParquetFile, limits: Limits, earlier: dict[bytes, _Place], report: Report
+) -> dict[bytes, _Place]:
+    """Check the rows and return the questions of the file."""
+    columns = [name for name in (*_COLUMNS, "ability", "extra_info") if name in file.schema_arrow.names]
+    seen = _Seen(earlier)
+    questions: dict[bytes, _Place] = {}
+    oddities: Counter[str] = Counter()
+    count = 0
+    for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
+        usable = []
+        for row in batch.to_pylist():
+            count += 1
+            place = _Place(path, count)
+            if _check_row(place, row, report):
+                usable.append((place, row))
+                _check_duplicates(place, row, seen, report)
+                questions.setdefault(_digest(question(row)), place)
+                oddities.update(prompt_oddities(row, limits.tools))
+            report.rows[_group(path, row)] += 1
+        _check_lengths(path, usable, limits, report)
+    for oddity, rows in oddities.items():
+        report.warning(str(path), f"{rows} of {count} prompts {oddity}")
+    return questions
+
+
+def _check_row(place: _Place, row: dict[str, Any], report: Report) -> bool:
+    """Return whether a model can be asked what the row asks."""
+    bad_prompt = list(prompt_errors(row["prompt"]))
+    for problem in (*bad_prompt, *other_errors(row)):
+        report.error(str(place), problem)
+    for problem in row_warnings(row):
+        report.warning(str(place), problem)
+    return not bad_prompt
+
+
+def _group(path: Path, row: dict[str, Any]) -> Group:
+    ability = row.get("ability") or (row.get("extra_info") or {}).get("ability") or "-"
+    return Group(str(path), str(row["data_source"] or "-"), str(ability))
+
+
+def _check_duplicates(place: _Place, row: dict[str, Any], seen: _Seen, report: Report) -> None:
+    first = seen.prompts.setdefault(_digest("\0".join(contents(row))), place)
+    if first != place:
+        report.warning(str(place), f"the same prompt as row {first.row}", f"a prompt of {place.file} twice")
+    elsewhere = seen.questions.get(_digest(question(row)))
+    if elsewhere is not None:
+        problem = f"the same question as {elsewhere}: a model trained on one knows the other"
+        report.warning(str(place), problem, f"a question of {place.file} in {elsewhere.file}")
+    own_id = (row.get("extra_info") or {}).get("id")
+    if own_id and (first := seen.ids.setdefault(_digest(str(own_id)), place)) != place:
+        problem = f"the same extra_info.id {own_id!r} as row {first.row}"
+        report.warning(str(place), problem, f"an extra_info.id of {place.file} twice")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
+
+
+def _check_lengths(path: Path, rows: list[tuple[_Place, dict[str, Any]]], limits: Limits, report: Report) -> None:
+    count = limits.prompt_lengths or _characters
+    for (place, row), length in zip(rows, count([row["prompt"] for _, row in rows]), strict=True):
+        if isinstance(length, str):
+            report.error(str(place), length)
+            continue
+        group = _group(path, row)
+        report.longest_prompt[group] = max(length, report.longest_prompt.get(group, 0))
+        if limits.max_prompt_tokens is not None and length > limits.max_prompt_tokens:
+            kind = f"field 'prompt' is longer than {limits.max_prompt_tokens} tokens"
+            report.error(str(place), f"{kind}: {length}; raise data.max_prompt_length or leave the row out", kind)
+
+
+def _characters(prompts: list[Any]) -> list[int | str]:
+    return [sum(len(message["content"]) for message in prompt) for prompt in prompts]
+
+
+def token_counter(folder: str) -> PromptLengths:
+    """Return what counts a prompt's tokens as verl does, chat template applied, but without descriptions of tools.
+
+    verl: `utils/dataset/rl_dataset.py`, `maybe_filter_out_long_prompts`.
+
+    Raises:
+        ValueError: the folder has no tokenizer, or it has no chat template.
+    """
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+
+    if not Path(folder).is_dir():
+        raise ValueError(f"--tokenizer {folder}: no such folder; expected one with a model's tokenizer")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--tokenizer {folder}: no tokenizer: {error}") from error
+    if not tokenizer.chat_template:
+        raise ValueError(f"--tokenizer {folder}: it has no chat template; expected that of an instruction-tuned model")
+
+    def text(prompt: Any) -> str | TemplateError:
+        try:
+            return str(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False))
+        except TemplateError as error:
+            return error
+
+    def count(prompts: list[Any]) -> list[int | str]:
+        texts = [text(prompt) for prompt in prompts]
+        good = [rendered for rendered in texts if isinstance(rendered, str)]
+        lengths = iter(tokenizer(good, add_special_tokens=False)["input_ids"] if good else [])
+        return [
+            len(next(lengths))
+            if isinstance(rendered, str)
+            else f"field 'prompt': the chat template refuses it: {rendered}"
+            for rendered in texts
+        ]
+
+    return count
+
+
+def _check_concatenation(paths: Sequence[Path], report: Report) -> None:
+    """Put the first rows together as verl does (`utils/dataset/rl_dataset.py`, `_read_files_and_tokenize`)."""
+    from datasets import Dataset, concatenate_datasets
+
+    heads = []
+    for path in paths:
+        batch = next(pq.ParquetFile(path).iter_batches(batch_size=1))
+        heads.append(Dataset(pa.Table.from_batches([batch])))
+    for path, head in list(zip(paths, heads, strict=True))[1:]:
+        try:
+            concatenate_datasets([heads[0], head])
+        except (ValueError, TypeError, pa.ArrowException):
+            first, own = heads[0].features, head.features
+            differing = [name for name in first if name in own and first[name] != own[name]]
+            report.error(
+                str(path),
+                f"can't be concatenated with {paths[0]}: they differ in column {', '.join(differing)}. Convert both "
+                f"with `arpo-verl data convert`; if one is for training and one for validation, check each by itself",
+            )
