@@ -17,7 +17,7 @@ from arpo_verl.data.prompts import tag_prompt
 from arpo_verl.data.schema import SCHEMA
 from arpo_verl.reward.score import compute_score, format_defect
 
-PUBLIC = Path(os.environ.get("ARPO_PUBLIC_DATA", "."))
+PUBLIC = Path(os.environ.get("ARPO_TEST_DATA", "."))
 """Real files: train_10k.parquet and hard_search_1k.parquet of the release, and its evaluation/*.jsonl."""
 
 
@@ -310,7 +310,7 @@ REAL = [
 def test_a_real_file_is_converted(name, file, rows, written, tmp_path, capsys):
     source = PUBLIC / file
     if not source.is_file():
-        pytest.skip(f"$ARPO_PUBLIC_DATA has no {file}")
+        pytest.skip(f"$ARPO_TEST_DATA has no {file}")
     out = tmp_path / "o.parquet"
     # One row of the release's 10 000 has a blank as its answer.
     assert run("convert", name, "--from", source, "--out", out, "--skip-bad-rows") == 0
