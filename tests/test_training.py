@@ -38,6 +38,8 @@ def test_one_flag_on_a_stock_command_gives_trees(world, tmp_path):
         assert 0 < step["arpo/actor_entropy/elsewhere"] < 5.6
         assert step["arpo/excluded_fraction"] == step["arpo/bad_reward_fraction"] == 0
         assert step["arpo/generated_tokens"] > 0
+        assert step["reward/score"] == pytest.approx(step["critic/score/mean"])
+        assert 0 <= step["reward/format"] <= 1
         assert sum(value for key, value in step.items() if key.startswith("stop/")) == pytest.approx(1)
     assert any((tmp_path / "tensorboard").rglob("events.*"))
     assert sum(step["arpo/branches_per_prompt"] for step in steps) > 0

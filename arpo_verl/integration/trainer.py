@@ -22,7 +22,7 @@ from arpo_verl.integration.advantage import TreeTensors, beside, entropy_after_t
 from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, arpo_config, wants_arpo
 from arpo_verl.integration.tool_guard import PaidCallsSpent, RunStopped, require_working_tools, warn_without_calls
-from arpo_verl.rollout.metrics import LeafRecord, leaf_columns, tool_metrics, tree_metrics
+from arpo_verl.rollout.metrics import LeafRecord, leaf_columns, reward_metrics, tool_metrics, tree_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,17 @@ class ArpoTrainer(PPOTrainer):
         is_arpo = wants_arpo(self.config)
         if not is_arpo and self.config.actor_rollout_ref.rollout.agent.default_agent_loop != TAG_AGENT:
             return super()._compute_advantage(batch, metrics)
-        records = leaf_records(batch)
+        fields = fields_of_leaves(batch)
+        if not fields:  # rows may name another agent loop
+            return super()._compute_advantage(batch, metrics)
+        records = {key: LeafRecord(**of_leaf["arpo"]) for key, of_leaf in fields.items()}
         trees: dict[str, list[LeafRecord]] = defaultdict(list)
         for key, record in records.items():
             trees[prompt_of(key)].append(record)
         if is_arpo:
             self._expect_all_leaves(trees)
         metrics.update(tree_metrics(trees) if is_arpo else tool_metrics(trees))
+        metrics.update(reward_metrics(of_leaf.get("reward_extra_info", {}) for of_leaf in fields.values()))
         warn_without_calls(metrics["tools/calls"], self.config, self.global_steps)
         with self._saving_state(batch, metrics):
             require_working_tools(trees, arpo_config(self.config))
@@ -162,11 +166,11 @@ def read_extra_fields(keys: list[str], partition_id: str) -> list[dict[str, Any]
     return list(rows["extra_fields"])
 
 
-def leaf_records(batch: KVBatchMeta) -> dict[str, LeafRecord]:
-    """Fetch the record of each leaf of a batch, by key; padding rows and leaves of other agent loops have none."""
+def fields_of_leaves(batch: KVBatchMeta) -> dict[str, dict[str, Any]]:
+    """Fetch the extra fields of each leaf of a batch, by key, without padding rows and leaves of other agent loops."""
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     rows = read_extra_fields(keys, batch.partition_id)
-    return {key: LeafRecord(**row["arpo"]) for key, row in zip(keys, rows, strict=True) if "arpo" in row}
+    return {key: row for key, row in zip(keys, rows, strict=True) if "arpo" in row}
 
 
 def choose_manager(config: DictConfig) -> None:

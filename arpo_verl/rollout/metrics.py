@@ -1,7 +1,8 @@
 """What is logged about the trees of a step. A `LeafRecord` travels with its leaf from the worker to the trainer."""
 
+import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -128,6 +129,16 @@ def _entropy_metrics(leaves: Sequence[LeafRecord]) -> dict[str, float]:
         metrics["arpo/entropy/change"] = statistics.fmean(change for _, change, _, _ in decisions)
         metrics["arpo/branch_probability"] = statistics.fmean(min(max(p, 0.0), 1.0) for _, _, p, _ in decisions)
     return metrics
+
+
+def reward_metrics(parts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean of each part of the rewards that is a finite number; truths count as 0 and 1."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for of_leaf in parts:
+        for name, value in of_leaf.items():
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                values[name].append(float(value))
+    return {f"reward/{name}": statistics.fmean(numbers) for name, numbers in values.items()}
 
 
 def leaf_columns(extra_fields: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
