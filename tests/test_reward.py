@@ -1,12 +1,16 @@
 r"""The reward of arXiv 2507.19849, equation 8: its table, every defect of format, which comparison a row gets."""
 
+import subprocess
+import sys
+
 import numpy
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arpo_verl.reward import compute_score
-from arpo_verl.reward.score import TAGS, format_defect
+from arpo_verl.reward.math_check import MathChecker
+from arpo_verl.reward.score import TAGS, format_defect, is_mathematics
 
 RIGHT = r"<answer>\boxed{5}</answer>"
 WRONG = r"<answer>\boxed{6}</answer>"
@@ -173,6 +177,120 @@ def test_no_accepted_answer_is_never_right():
 @pytest.mark.parametrize("truth", [5, 5.0])
 def test_a_number_as_ground_truth_is_as_good_as_its_text(truth):
     assert score(RIGHT, truth) == 1.0
+
+
+@pytest.mark.parametrize("truth", [numpy.int64(5), numpy.float32(5), numpy.array(5), {"target": ["4", "5"]}])
+def test_numpy_scalars_and_rows_of_search_r1_are_understood(truth):
+    assert score(RIGHT, truth) == 1.0
+
+
+@pytest.mark.parametrize("truth", [None, [None], {"answer": "5"}, [["5"]], b"5"])
+def test_a_row_without_an_answer_is_refused(truth):
+    with pytest.raises(ValueError, match="expected a text, a number or a list of them"):
+        score(RIGHT, truth)
+
+
+@pytest.mark.parametrize(
+    ("data_source", "extra_info", "expected"),
+    [
+        ("openai/gsm8k", None, True),
+        ("gsm8k", {}, True),
+        ("HuggingFaceH4/MATH-500", {"index": 1}, True),
+        ("math500", None, True),
+        ("math_dapo", None, True),
+        ("aime24", None, True),
+        ("aime_2025", None, True),
+        ("numina_amc_aime", None, True),
+        ("AMC23", None, True),
+        ("OlympiadBench", None, True),
+        ("searchR1_hotpotqa", None, False),
+        ("2wiki", None, False),
+        ("musique", None, False),
+        ("bamboogle", None, False),
+        ("simpleqa", None, False),
+        ("webwalker", None, False),
+        ("gaia", None, False),
+        ("hle", None, False),
+        ("xbench", None, False),
+        ("tiny_world", None, False),
+        ("DR_grpo_mix", None, False),
+        ("iamcurious", None, False),
+        ("DR_grpo_mix", {"ability": "math"}, True),
+        ("DR_grpo_mix", {"ability": "MATH"}, True),
+        ("DR_grpo_mix", {"ability": "qa"}, False),
+        ("gsm8k", {"ability": "qa"}, False),
+        ("gsm8k", {"ability": None}, True),
+    ],
+)
+def test_ability_chooses_the_comparison_or_else_the_data_source(data_source, extra_info, expected):
+    assert is_mathematics(data_source, extra_info) is expected
+
+
+def test_mathematics_is_right_or_wrong_and_text_may_be_partly_right():
+    answer = SEARCH + PYTHON + r"<answer>\boxed{\frac{1}{2}}</answer>"
+    truth = r"\frac{1}{3}"
+    assert compute_score("math500", answer, "0.5")["score"] == 1.1
+    assert compute_score("math500", answer, truth)["score"] == 0.0
+    # As text: frac, 1, 2 against frac, 1, 3.
+    assert compute_score("any", answer, truth)["acc"] == pytest.approx(2 / 3)
+    assert compute_score("math500", answer, [truth, r"\frac24"])["reason"] == "correct"
+
+
+def test_a_check_that_takes_too_long_is_counted():
+    answer = r"<answer>\boxed{9^{9^{9}}}</answer>"
+    assert compute_score("math500", answer, "5", check_timeout_seconds=0.5) == {
+        "score": 0.0,
+        "acc": 0.0,
+        "format": 1.0,
+        "multi_tool_bonus": 0.0,
+        "check_timeout": 1.0,
+        "check_failed": 0.0,
+        "reason": "the check of the answer timed out",
+    }
+
+
+def test_an_answer_that_is_too_long_to_check_is_counted():
+    parts = compute_score("math500", rf"<answer>\boxed{{{'x+' * 300}x}}</answer>", "5")
+    assert parts["score"] == 0.0
+    assert (parts["check_timeout"], parts["check_failed"]) == (0.0, 1.0)
+    assert parts["reason"] == "the answer is too long to check"
+
+
+def test_a_check_whose_worker_can_not_be_started_is_counted(monkeypatch):
+    monkeypatch.setattr("sys.executable", "/no/python")
+    monkeypatch.setattr("arpo_verl.reward.score._checker", MathChecker)
+    parts = compute_score("math500", r"<answer>\boxed{x}</answer>", "5")
+    assert (parts["score"], parts["check_failed"]) == (0.0, 1.0)
+    assert parts["reason"] == "the check of the answer failed"
+
+
+def test_plain_numbers_and_text_start_no_process():
+    code = r"""
+from arpo_verl.reward import compute_score, score
+for source, truth in [("tiny_world", "5"), ("math500", "5"), ("math500", "6"), ("any", r"\frac12"), ("any", "Paris")]:
+    compute_score(source, r"<answer>\boxed{5}</answer>", truth)
+assert score._checker()._helper is None
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"reward_kwargs": {"check_timeout_seconds": 2}}])
+@pytest.mark.parametrize("name", ["compute_score", "compute_reference_score"])
+@pytest.mark.slow
+def test_verl_finds_the_reward_functions_and_hands_over_its_keywords(name, kwargs):
+    from omegaconf import OmegaConf
+    from verl.trainer.ppo.reward import get_custom_reward_fn
+
+    chosen = {"path": "pkg://arpo_verl.reward", "name": name, **kwargs}
+    function = get_custom_reward_fn(OmegaConf.create({"reward": {"custom_reward_function": chosen}}))
+    parts = function(
+        data_source="math500",
+        solution_str="<think>hm</think>" + RIGHT,
+        ground_truth="5",
+        extra_info={"index": 1},
+        reward_router_address="localhost",
+    )
+    assert parts["score"] == 1.0
 
 
 # Text that is likelier to be nearly right than random characters are.

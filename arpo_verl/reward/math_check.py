@@ -36,7 +36,7 @@ class Verdict(str, enum.Enum):
     TOO_LONG = "too long"
     """An answer has more than `LONGEST_ANSWER` characters and wasn't compared."""
     FAILED = "failed"
-    """The comparison ended with an error, of memory for example, or two workers died of it."""
+    """Two workers died of the comparison, or it ended with an error that math-verify didn't catch."""
 
 
 class MathChecker:
@@ -51,11 +51,12 @@ class MathChecker:
     _idle: list[Worker]
     _busy: set[Worker]
 
-    def __init__(self, workers: int = 4, memory_mib: int = 1024) -> None:
+    def __init__(self, workers: int = 4, memory_mib: int = 512) -> None:
         """
         Args:
             workers: at most so many; further callers wait, which doesn't count as time of their check.
-            memory_mib: address space of each.
+            memory_mib: address space of each; Python and SymPy need 80. A comparison that runs out of it finds a
+                difference.
         """
         self._workers = workers
         self._memory_bytes = memory_mib << 20

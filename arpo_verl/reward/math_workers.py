@@ -23,7 +23,7 @@ _STOP_SECONDS = 5.0
 
 
 class ComparisonError(Exception):
-    """A comparison ended with an error in the worker, of memory for example."""
+    """A comparison ended with an error in the worker."""
 
 
 class Helper:
