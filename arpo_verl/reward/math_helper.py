@@ -1,0 +1,143 @@
+"""The helper of `math_workers.py`: imports math-verify once, and forks a worker for whoever asks for one.
+
+Started by path in a clean interpreter, so that nothing of the trainer's is loaded or inherited; imports nothing of
+arpo_verl. It speaks JSON over the sequenced-packet socket that is its standard input: first `{}` or `{"error": ...}`
+for its start, then `{"pid": ...}` for each `{"start": 1}`, which brings the worker's connection with it, and `{}` for
+each `{"end": pid}`. A worker answers `{"prediction", "truths"}` by `{"is_equal": ...}` or `{"error": ...}`.
+
+    python -I -S math_helper.py PARENT_PID MEMORY_BYTES FOLDER_OF_PACKAGES...
+"""
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+MOST_MESSAGE_BYTES = 1 << 18
+_POLL_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
+
+Comparison = Callable[[str, list[str]], bool]
+
+
+def load_comparison() -> Comparison:
+    """Import math-verify and return the comparison of a prediction with the accepted answers.
+
+    Its own time limits are off: they are signals, which don't interrupt a long computation in C.
+    """
+    from math_verify import (  # type: ignore[import-untyped]
+        ExprExtractionConfig,
+        LatexExtractionConfig,
+        parse,
+        verify,
+    )
+
+    # By default it would take any number out of what it can't read: 1 out of `(lambda: 1/0)()`.
+    targets = [LatexExtractionConfig(), ExprExtractionConfig(try_extract_without_anchor=False)]
+
+    def read(text: str) -> Any:
+        return parse(f"${text}$", targets, parsing_timeout=None)
+
+    def is_equal(prediction: str, truths: list[str]) -> bool:
+        answer = read(prediction)
+        return any(
+            # Relations and sets: x <= 2 is (-oo, 2], whichever of the two is the truth.
+            verify(read(truth), answer, allow_set_relation_comp=True, timeout_seconds=None)
+            for truth in truths
+        )
+
+    return is_equal
+
+
+def compare(connection: socket.socket, is_equal: Comparison) -> None:
+    """Answer a worker's questions until the connection is closed."""
+    while message := connection.recv(MOST_MESSAGE_BYTES):
+        request = json.loads(message)
+        try:
+            answer: dict[str, Any] = {"is_equal": is_equal(request["prediction"], request["truths"])}
+        except Exception as error:  # whatever hostile mathematics can bring about in a parser and an algebra system
+            answer = {"error": type(error).__name__}
+        connection.send(json.dumps(answer).encode())
+
+
+def start_worker(control: socket.socket, connection: socket.socket, is_equal: Comparison) -> int:
+    """Fork a worker, which dies with this process, and return its id."""
+    helper = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        control.close()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == helper:
+            compare(connection, is_equal)
+            status = 0
+    finally:
+        os._exit(status)
+
+
+def end_worker(pid: int) -> None:
+    """Kill a worker and reap it."""
+    os.kill(pid, signal.SIGKILL)  # or its corpse: nobody else has the number until it is reaped
+    os.waitpid(pid, 0)
+
+
+def supervise(control: socket.socket, parent: int, is_equal: Comparison) -> None:
+    """Start and end workers until the other end is closed or the parent is gone; then end them all."""
+    workers: set[int] = set()
+    while True:
+        # The end of the connection doesn't show the parent's death while a forked child of it holds a copy.
+        readable, _, _ = select.select([control], [], [], _POLL_SECONDS)
+        if os.getppid() != parent:
+            break
+        if not readable:
+            continue
+        message, descriptors, _, _ = socket.recv_fds(control, MOST_MESSAGE_BYTES, 1)
+        if not message:
+            break
+        request = json.loads(message)
+        reply: dict[str, Any] = {}
+        if descriptors:
+            with socket.socket(fileno=descriptors[0]) as connection:
+                try:
+                    reply["pid"] = start_worker(control, connection, is_equal)
+                    workers.add(reply["pid"])
+                except OSError as error:  # no more processes
+                    reply["error"] = str(error)
+        elif request["end"] in workers:
+            workers.remove(request["end"])
+            end_worker(request["end"])
+        control.send(json.dumps(reply).encode())
+    for pid in workers:
+        end_worker(pid)
+
+
+def main() -> None:
+    parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
+    sys.path[:] = sys.argv[3:]
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    control = socket.socket(fileno=0)
+    try:
+        is_equal = load_comparison()
+    except ImportError as error:
+        control.send(json.dumps({"error": str(error)}).encode())
+        return
+    # Errors of a start are worth reading; what comes later is math-verify's log.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    is_equal(r"\sqrt{12} + x", [r"\frac{1}{2}"])  # loads what is loaded late
+    gc.freeze()  # the workers share this memory as long as nobody writes to it
+    control.send(b"{}")
+    supervise(control, parent, is_equal)
+
+
+if __name__ == "__main__":
+    main()
