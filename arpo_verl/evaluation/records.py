@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 RUN, SAMPLE = "run", "sample"
 """Values of the key `type`."""
+FROM_SERVER, FROM_TEXT = "server", "text"
+"""Values of `RunHeader.token_ids`."""
 ERROR = "error"
 """`stop_reason` of a sample that has no response."""
 MEASURED_FIELDS = ("seconds",)
@@ -38,7 +40,7 @@ class RunHeader:
     base_url: str | None
     """The server's, without user name, password and query; None where the run started vLLM itself."""
     token_ids: str
-    """Where the ids of sampled tokens come from: `server`, or `text` where the server's text had to be encoded."""
+    """Where the ids of sampled tokens come from: the `server`, or its `text`, which was encoded again."""
     sampling: dict[str, float | int | None]
     """temperature, top_p, top_k, min_p, repetition_penalty, seed."""
     limits: dict[str, Any]
