@@ -5,6 +5,7 @@ What it writes depends on the prompt's tokens and the seed alone. It uses a tool
 
 import asyncio
 import contextlib
+import json
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ class _Handler:
         return None
 
     def _choice(self, body: dict[str, Any]) -> dict[str, Any]:
-        text = written(self._tokenizer.decode(body["prompt"]), body.get("seed", 0)) + END
+        text = written(self._tokenizer.decode(body["prompt"]), body.get("seed", 0), is_native="stop" not in body) + END
         stop = next((one for one in body.get("stop", []) if one in text), None)
         ended = stop or END
         text = text[: text.index(ended) + len(ended)]
@@ -93,14 +94,17 @@ class _Handler:
         return choice
 
 
-def written(context: str, seed: int) -> str:
+def written(context: str, seed: int, is_native: bool) -> str:
     """Return the model's turn: a call for a question, an answer for a result; a third of the seeds guess."""
     question, response = re.fullmatch(r".*<\|user\|>(.*)\?<\|im_end\|><\|assistant\|>(.*)", context, re.S).groups()
-    results = re.findall(r"<result>\n(.*?)\n</result>", response, re.S)
+    results = re.findall(r"<result>\n(.*?)\n</result>|<\|tool\|>(.*?)<\|im_end\|>", response, re.S)
     if results or seed % 3 == 2:
-        said = results[-1].split()[-1] if results and results[-1].split() else "0"
-        return f"<answer>\\boxed{{{said}}}</answer>"
-    tool = "python" if question[0].isdigit() else "search"
+        said = "".join(results[-1]).split()[-1:] if results else []
+        return f"<answer>\\boxed{{{said[0] if said else 0}}}</answer>"
+    tool, parameter = ("python", "code") if question[0].isdigit() else ("search", "query")
+    if is_native:
+        call = json.dumps({"name": tool, "arguments": {parameter: question}})
+        return f"<tool_call>\n{call}\n</tool_call>"
     return f"<{tool}>{question}</{tool}>"
 
 

@@ -54,13 +54,13 @@ class Endpoint:
             ValueError: it is no http URL.
         """
         parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"--base-url {base_url!r}; expected something like http://host:8000: correct it")
         return cls(base_url.rstrip("/").removesuffix("/v1").rstrip("/"), model, api_key or None)
 
     @property
     def public_url(self) -> str:
-        """The URL without user name, password and query."""
+        """The URL without user name and password."""
         parts = urlsplit(self.base_url)
         host = parts.hostname if ":" not in (parts.hostname or "") else f"[{parts.hostname}]"
         return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else str(host), parts.path, "", ""))

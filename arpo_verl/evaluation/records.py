@@ -38,7 +38,7 @@ class RunHeader:
     tokenizer: str
     """`actor_rollout_ref.model.path`."""
     base_url: str | None
-    """The server's, without user name, password and query; None where the run started vLLM itself."""
+    """The server's, without user name and password; None where the run started vLLM itself."""
     token_ids: str
     """Where the ids of sampled tokens come from: the `server`, or its `text`, which was encoded again."""
     sampling: dict[str, float | int | None]

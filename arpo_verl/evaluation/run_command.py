@@ -238,7 +238,7 @@ class Evaluation:
             await self._ask(self._arguments.base_url, first_request)
             return
         with self._open_file(gives_token_ids=True) as file:  # its faults need not wait until vLLM is up
-            self.progress.finished = len(file.finished)
+            self._finish(file)
         if self.progress.missing:
             with self._vllm() as server:
                 with self._console.status(f"starting vLLM; its log is {server.log}"):
@@ -263,11 +263,16 @@ class Evaluation:
             gives_token_ids = await server.probe(prompt, sampling | stops)
             self._rollouts.use(server, ServerFacts(gives_token_ids, context_length), self._sampling)
             with self._open_file(gives_token_ids) as file:
-                self.progress.finished = len(file.finished)
+                self._finish(file)
                 async with shown(self.progress, self._console):
                     await Runner(self._rollouts, file, self.progress).run(self._tasks, self._arguments.concurrency)
-                if not self.progress.missing:
-                    file.sort([task.key for task in self._tasks])
+                self._finish(file)
+
+    def _finish(self, file: RunFile) -> None:
+        """Count what the file has; when that is everything, put it in order."""
+        self.progress.finished = len(file.finished)
+        if not self.progress.missing:
+            file.sort([task.key for task in self._tasks])
 
     @property
     def summary(self) -> str:

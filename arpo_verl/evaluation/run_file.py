@@ -8,7 +8,6 @@ one's place.
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,17 +54,15 @@ class RunFile:
         by_key = {sample.key: sample for sample in run.samples}
         if [sample.key for sample in run.samples] == list(order):
             return
-        with tempfile.NamedTemporaryFile(dir=self._path.parent, prefix=f".{self._path.name}.", delete=False) as new:
-            try:
-                new.write(line_of(run.header))
-                new.writelines(line_of(by_key[key]) for key in order)
-                new.flush()
-                os.fsync(new.fileno())
-                os.fchmod(new.fileno(), os.fstat(self._descriptor).st_mode & 0o777)
-                os.replace(new.name, self._path)
-            except BaseException:
-                os.unlink(new.name)
-                raise
+        # One name, which is this process's own as long as it holds the file: a killed process leaves nothing for ever.
+        new = self._path.with_name(f".{self._path.name}.sorted")
+        with new.open("wb") as file:
+            file.write(line_of(run.header))
+            file.writelines(line_of(by_key[key]) for key in order)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), os.fstat(self._descriptor).st_mode & 0o777)
+        os.replace(new, self._path)
 
 
 @contextlib.contextmanager

@@ -19,10 +19,11 @@ from typing import Any
 
 import datasets
 from hydra import compose, initialize_config_dir, initialize_config_module
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from verl.experimental.agent_loop.agent_loop import AgentLoopOutput, AgentLoopWorker, DictConfigWrap, ToolListWrap
+from verl.experimental.agent_loop.tool_parser import ToolParser
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.utils.import_utils import resolve_config_path
 from verl.workers.rollout.llm_server import LLMServerClient
@@ -220,16 +221,21 @@ def _silence() -> Iterator[None]:
 
 def _stock_worker(config: DictConfig) -> AgentLoopWorker:
     """Return verl's own worker, which loads tokenizer, templates and tools; it does not run anything here."""
+    model, multi_turn = config.actor_rollout_ref.model.path, config.actor_rollout_ref.rollout.multi_turn
+    formats = sorted(ToolParser._registry)
+    if multi_turn.format not in formats:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.multi_turn.format={multi_turn.format!r}; expected one of {', '.join(formats)}: "
+            f"change it"
+        )
     try:
         return AgentLoopWorker(config, LLMServerClient(config))
-    except OSError as error:
+    except (InstantiationException, OmegaConfBaseException, OSError, TypeError, AttributeError, ImportError) as error:
         raise ValueError(
-            f"actor_rollout_ref.model.path={config.actor_rollout_ref.model.path!r} can't be loaded: {error}; expected "
-            f"the model's folder or its name on the Hub, for the tokenizer: set actor_rollout_ref.model.path"
-        ) from error
-    except (OmegaConfBaseException, TypeError, AttributeError, ImportError) as error:
-        raise ValueError(
-            f"verl can't load the configuration's model or tools: {error}: correct the overrides"
+            f"verl can't load the tokenizer of actor_rollout_ref.model.path={model!r}, or the tools of "
+            f"{[path for path in (multi_turn.tool_config_path, multi_turn.function_tool_path) if path]}: {error}; "
+            f"expected a model's folder or its name on the Hub, a verl tool list, and every variable that the list "
+            f"names set: override them"
         ) from error
 
 
