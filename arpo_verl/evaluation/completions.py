@@ -1,0 +1,264 @@
+"""`POST /v1/completions` of an OpenAI-compatible server: token ids in, token ids or text out.
+
+Tried again: no connection, time-outs, 429 (as `Retry-After` says), 5xx, answers that are cut short or no completion.
+Not tried again: every other status. The key comes from OPENAI_API_KEY and goes into no file and no message.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+import stamina
+
+from arpo_tools.search.http import retry_after
+
+FOR_ONE = frozenset({400, 413, 422})
+"""Statuses that are about the one request; each other refusal would meet all requests."""
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class ServerFailed(Exception):
+    """The server gave no usable answer, and trying again did not help."""
+
+    retry_after_seconds: float | None = None
+
+
+class ServerRefused(Exception):
+    """The server understood the request and will not answer it."""
+
+    def __init__(self, message: str, is_for_all: bool) -> None:
+        super().__init__(message)
+        self.is_for_all = is_for_all
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Whom to ask."""
+
+    base_url: str
+    """Without `/v1`."""
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, base_url: str, model: str, api_key: str | None = None) -> "Endpoint":
+        """Return the endpoint of a URL as users write it, with or without `/v1`.
+
+        Raises:
+            ValueError: it is no http URL.
+        """
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"--base-url {base_url!r}; expected something like http://host:8000: correct it")
+        return cls(base_url.rstrip("/").removesuffix("/v1").rstrip("/"), model, api_key or None)
+
+    @property
+    def public_url(self) -> str:
+        """The URL without user name and password."""
+        parts = urlsplit(self.base_url)
+        host = parts.hostname if ":" not in (parts.hostname or "") else f"[{parts.hostname}]"
+        return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else str(host), parts.path, "", ""))
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for the server."""
+
+    request_seconds: float = 1800.0
+    """Of one attempt at a request."""
+    retry_seconds: float = 300.0
+    """From the first failure of a request to the start of its last attempt."""
+    check_seconds: float = 10.0
+    """Of each question before the run begins."""
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What the server says and shows before the run begins."""
+
+    gives_token_ids: bool
+    """It honours vLLM's `return_token_ids`."""
+    context_length: int | None
+    """vLLM's `max_model_len`; None where the server does not say."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer."""
+
+    text: str
+    token_ids: list[int] | None
+    finish_reason: str | None
+    stop_reason: str | int | None
+    """What ended it, for servers that say so: a stop string or a token id."""
+
+
+class CompletionServer:
+    """The client. An asynchronous context manager, because it keeps connections open."""
+
+    def __init__(self, endpoint: Endpoint, patience: Patience | None = None) -> None:
+        self._endpoint = endpoint
+        self._patience = patience or Patience()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> "CompletionServer":
+        key = self._endpoint.api_key
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # the runner limits what is in flight
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            # A proxy can't reach what listens on this machine alone.
+            trust_env=urlsplit(self._endpoint.base_url).hostname not in _LOOPBACK,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def find_model(self) -> int | None:
+        """Return the model's context length in tokens, or None where the server does not say (vLLM does).
+
+        Raises:
+            ServerFailed: there is no server, or it is not working.
+            ServerRefused: it does not know the key or the model.
+        """
+        try:
+            card = self._card(await self._once("GET", "/v1/models", None, self._patience.check_seconds))
+        except ServerFailed as error:
+            raise ServerFailed(f"{error}; expected a running server: start it, or correct --base-url") from None
+        limit = card.get("max_model_len")
+        return limit if isinstance(limit, int) else None
+
+    async def probe(self, prompt: list[int], parameters: Mapping[str, Any]) -> bool:
+        """Ask for one token as the run will ask; return whether the server gives token ids.
+
+        Raises:
+            ServerFailed: it does not answer.
+            ServerRefused: it does not take token ids or a parameter.
+        """
+        body = self._body(prompt, {**parameters, "max_tokens": 1, "return_token_ids": True})
+        answer = await self._once("POST", "/v1/completions", body, self._patience.request_seconds)
+        return _completion(answer).token_ids is not None
+
+    async def complete(self, prompt: list[int], parameters: Mapping[str, Any]) -> Completion:
+        """Continue token ids.
+
+        Args:
+            prompt: the ids so far.
+            parameters: the API's, `max_tokens` among them.
+
+        Raises:
+            ServerFailed: no attempt that began within `retry_seconds` of the first failure got an answer.
+            ServerRefused: the server will not answer this request.
+        """
+        body = self._body(prompt, parameters)
+        try:
+            return await self._attempt(body)
+        except ServerFailed as error:
+            first = error
+        deadline = time.monotonic() + self._patience.retry_seconds
+
+        def delay(error: Exception) -> bool | float:
+            if not isinstance(error, ServerFailed):
+                return False
+            wait = error.retry_after_seconds or 0.0
+            return (wait or True) if time.monotonic() + wait < deadline else False
+
+        # Not stamina's own time-out, which would count the time that a good long answer takes.
+        retries = stamina.retry_context(on=delay, attempts=None, timeout=None, wait_initial=0.5, wait_max=20.0)
+        async for attempt in retries:
+            with attempt:
+                if attempt.num == 1:
+                    raise first
+                return await self._attempt(body)
+        raise AssertionError("stamina ends with an answer or an error")
+
+    async def _attempt(self, body: dict[str, Any]) -> Completion:
+        return _completion(await self._once("POST", "/v1/completions", body, self._patience.request_seconds))
+
+    def _body(self, prompt: list[int], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": self._endpoint.model, "prompt": prompt, "n": 1, "stream": False, **parameters}
+
+    def _card(self, answer: Any) -> Mapping[str, Any]:
+        """Return what the list of models says about ours."""
+        cards = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
+            raise ServerFailed(f"{self._endpoint.public_url}/v1/models answered {str(answer)[:200]!r}")
+        known = [str(card.get("id")) for card in cards]
+        if self._endpoint.model not in known:
+            raise ServerRefused(
+                f"{self._endpoint.public_url} does not serve {self._endpoint.model!r}; expected one of "
+                f"{', '.join(known) or 'no model at all'}: correct --model",
+                is_for_all=True,
+            )
+        return dict(cards[known.index(self._endpoint.model)])
+
+    async def _once(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> Any:
+        assert self._session is not None
+        where = self._endpoint.public_url
+        try:
+            async with self._session.request(
+                method,
+                self._endpoint.base_url + path,
+                json=body,
+                timeout=aiohttp.ClientTimeout(total=seconds),
+                allow_redirects=False,  # they would take the key to another host
+            ) as response:
+                content = await response.read()
+        except asyncio.TimeoutError:
+            raise ServerFailed(f"{where} gave no answer within {seconds:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ServerFailed(f"{where} gave no whole answer: {str(error) or type(error).__name__}") from None
+        if response.status != 200:
+            raise self._problem(response, content)
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            raise ServerFailed(f"{where} answered no JSON: {content[:200]!r}") from None
+
+    def _problem(self, response: aiohttp.ClientResponse, content: bytes) -> Exception:
+        status, where = response.status, self._endpoint.public_url
+        said = _said(content)
+        if status in (408, 429) or status >= 500:
+            failure = ServerFailed(f"{where} answered HTTP {status}: {said}")
+            failure.retry_after_seconds = retry_after(response.headers.get("Retry-After"))
+            return failure
+        advice = {
+            401: ": set OPENAI_API_KEY to a key that it knows",
+            403: ": set OPENAI_API_KEY to a key that may do this",
+            404: ": correct --base-url or --model",
+        }.get(status, "")
+        return ServerRefused(f"{where} refused with HTTP {status}: {said}{advice}", is_for_all=status not in FOR_ONE)
+
+
+def _said(content: bytes) -> str:
+    """Return the message of an error's body, or the start of the body."""
+    try:
+        values = json.loads(content)
+        error = values.get("error", values)
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, RecursionError, KeyError, AttributeError):
+        message = content.decode("utf-8", "replace")
+    return str(message).strip()[:500] or "no reason given"
+
+
+def _completion(answer: Any) -> Completion:
+    try:
+        choice = answer["choices"][0]
+        completion = Completion(
+            choice["text"] or "", choice.get("token_ids"), choice.get("finish_reason"), choice.get("stop_reason")
+        )
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise ServerFailed(f"the server's answer is no completion: {str(answer)[:200]!r}") from None
+    ids = completion.token_ids
+    if ids is not None and not (isinstance(ids, list) and all(isinstance(one, int) for one in ids)):
+        raise ServerFailed(f"the server's `token_ids` are {str(ids)[:200]!r}; expected a list of integers")
+    return completion

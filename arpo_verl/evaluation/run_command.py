@@ -1,0 +1,330 @@
+"""Ask a model for samples and write them to a JSONL file, with the tools, limits, prompts and parser of its training.
+
+The words after the options are Hydra's overrides of the training command:
+
+  arpo-verl eval run --data validation.parquet --out run.jsonl --base-url http://host:8000 --model NAME \\
+      --n 4 --temperature 0.6 arpo.max_tool_calls=10 data.max_response_length=4096
+
+The same command again goes on where the last one stopped. Where no option says otherwise, sampling is that of verl's
+validation, actor_rollout_ref.rollout.val_kwargs: greedy, unless that is overridden. The server's key is read from
+OPENAI_API_KEY.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from arpo_verl.evaluation.completions import (
+    CompletionServer,
+    Endpoint,
+    Patience,
+    ServerFacts,
+    ServerFailed,
+    ServerRefused,
+)
+from arpo_verl.evaluation.data_files import check_parquet, fingerprint
+from arpo_verl.evaluation.local_server import LocalServer, ServerEnded, free_port, local_server
+from arpo_verl.evaluation.progress_line import shown
+from arpo_verl.evaluation.records import FROM_SERVER, FROM_TEXT, RunHeader
+from arpo_verl.evaluation.run_file import RunFile, RunFileError, open_run_file
+from arpo_verl.evaluation.runner import Progress, PromptError, Runner, ServerGone, tasks_of
+
+if TYPE_CHECKING:
+    from arpo_verl.integration.evaluation import Rollouts
+
+NAME = "arpo-verl eval run"
+DATA_SUFFIXES = (".parquet", ".json", ".jsonl")
+SAMPLING: dict[str, tuple[Callable[[str], float], str, Callable[[float], bool]]] = {
+    "temperature": (float, "a number of at least 0; 0 is greedy", lambda value: 0 <= value < math.inf),
+    "top_p": (float, "the probability mass to sample from, above 0 and at most 1", lambda value: 0 < value <= 1),
+    "top_k": (int, "how many tokens to sample from, or -1 for all", lambda value: value == -1 or value >= 1),
+    "min_p": (float, "the least probability, relative to the likeliest token's", lambda value: 0 <= value <= 1),
+    "repetition_penalty": (float, "a number above 0; 1 is no penalty", lambda value: 0 < value < math.inf),
+}
+"""(type, what is expected, whether a value is good) of each option."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, action="append", required=True, metavar="FILE", help="verl parquet; may be given again")
+    add("--out", type=Path, required=True, metavar="FILE", help="JSONL to write, or to go on with")
+    add("--model", required=True, help="its name on the server; also where the tokenizer is, unless "
+        "actor_rollout_ref.model.path is overridden")  # fmt: skip
+    server = parser.add_mutually_exclusive_group(required=True)
+    server.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible server with /v1/completions")
+    server.add_argument("--start-vllm", action="store_true", help="serve the model from here while the run lasts; on a "
+                        "CPU with the override platform=cpu")  # fmt: skip
+    add("--n", type=int, help="samples of each prompt")
+    for name, (kind, help_text, _) in SAMPLING.items():
+        add(f"--{name.replace('_', '-')}", type=kind, help=help_text)
+    add("--seed", type=int, default=0, help="of sampling (default: 0)")
+    add("--concurrency", type=int, default=64, metavar="N", help="samples in flight (default: 64)")
+    add("--request-seconds", type=float, default=Patience.request_seconds, help="time-out of a request (default: "
+        "%(default)g)")  # fmt: skip
+    add("--retry-seconds", type=float, default=Patience.retry_seconds, help="how long a failing request is tried "
+        "again (default: %(default)g)")  # fmt: skip
+    add("--start-seconds", type=float, default=900.0, help="how long vLLM may take to start (default: 900)")
+    add("--config-path", default="pkg://arpo_verl.config", help="as in the training command (default: %(default)s)")
+    add("--config-name", default="arpo_trainer", help="as in the training command (default: %(default)s)")
+    add("overrides", nargs="*", metavar="key=value", help="Hydra's overrides, as in the training command")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Return 0 when every sample is there, 1 when not, 2 when the question was wrong."""
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # the progress line counts what fails
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        check_arguments(arguments)
+    except ValueError as error:
+        return _say(error, 2)
+    try:
+        evaluation = Evaluation(arguments, console)
+    except (ValueError, ServerFailed, ServerRefused) as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        return _say("interrupted before anything was written", 128 + signal.SIGINT)
+    try:
+        asyncio.run(_until_signal(evaluation.run()))
+    except (PromptError, ServerFailed, ServerRefused, ServerEnded, RunFileError) as error:
+        return _say(error, 1)
+    except ServerGone as error:
+        _say(error, 1)
+    except Interrupted as error:
+        _say(error, 1)
+        return _say(evaluation.summary, error.exit_code)
+    return _say(evaluation.summary, 1 if evaluation.progress.missing else 0)
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Check what can be checked at once.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+    for path in arguments.data:
+        if not path.is_file() or path.suffix not in DATA_SUFFIXES:
+            raise ValueError(
+                f"--data {path}; expected a file in {', '.join(DATA_SUFFIXES)}, which verl reads: correct it"
+            )
+    if arguments.out.is_dir() or not arguments.out.resolve().parent.is_dir():
+        raise ValueError(f"--out {arguments.out}; expected a file in a folder that exists: make the folder")
+    for name in ("n", "concurrency", "request_seconds", "retry_seconds", "start_seconds"):
+        _expect_option(name, getattr(arguments, name), "a number above 0", lambda value: value > 0)
+    for name, (_, expected, is_good) in SAMPLING.items():
+        _expect_option(name, getattr(arguments, name), expected, is_good)
+    for word in arguments.overrides:
+        if "=" not in word and not word.startswith("~"):
+            raise ValueError(f"{word!r} is no option and no override of Hydra's; expected key=value: correct it")
+    if arguments.base_url is not None:
+        Endpoint.of(arguments.base_url, arguments.model)
+
+
+def _expect_option(name: str, value: Any, expected: str, is_good: Callable[[Any], bool]) -> None:
+    if value is not None and not is_good(value):
+        raise ValueError(f"--{name.replace('_', '-')} {value}; expected {expected}: change it")
+
+
+class Interrupted(Exception):
+    """The process was asked to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number
+
+
+class Evaluation:
+    """One run of the command: what it asks, whom, and what has become of it."""
+
+    def __init__(self, arguments: argparse.Namespace, console: Console) -> None:
+        """Find the server, then load verl, the tools and the data: the slow part comes last.
+
+        Raises:
+            ValueError: the data or the configuration is wrong.
+            ServerFailed, ServerRefused: see `CompletionServer.find_model`.
+        """
+        self._arguments = arguments
+        self._console = console
+        if arguments.base_url is not None:
+            asyncio.run(self._find_model())
+        if "platform=cpu" in arguments.overrides:
+            os.environ.setdefault("VERL_PLATFORM", "cpu")
+        self._rollouts = self._load()
+        self._sampling = self._choose_sampling()
+        n = arguments.n or self._rollouts.config.actor_rollout_ref.rollout.val_kwargs.n
+        if n > 1 and self._sampling["temperature"] == 0:
+            raise ValueError(f"--n {n} at temperature 0; expected 1 sample, as all are the same: set --temperature")
+        self._tasks = tasks_of(self._rollouts.prompts, n)
+        self._header = self._describe(n)
+        self.progress = Progress(len(self._tasks), 0)
+
+    async def _find_model(self) -> None:
+        async with self._server(self._arguments.base_url) as server:
+            await server.find_model()
+
+    def _server(self, base_url: str) -> CompletionServer:
+        arguments = self._arguments
+        endpoint = Endpoint.of(base_url, arguments.model, os.environ.get("OPENAI_API_KEY"))
+        return CompletionServer(endpoint, Patience(arguments.request_seconds, arguments.retry_seconds))
+
+    def _load(self) -> "Rollouts":
+        # Imported here because verl takes seconds, which an error about an argument or the server should not wait for.
+        from arpo_verl.integration.evaluation import ConfigSource, Rollouts, compose_config
+
+        arguments = self._arguments
+        source = ConfigSource(arguments.config_path, arguments.config_name, arguments.overrides)
+        config = compose_config(source, arguments.model)
+        for path in arguments.data:
+            if path.suffix == ".parquet":
+                check_parquet(path, config.data.prompt_key)
+        return Rollouts(config, arguments.data)
+
+    def _choose_sampling(self) -> dict[str, float | int | None]:
+        from arpo_verl.integration.evaluation import validation_sampling
+
+        chosen = {name: getattr(self._arguments, name) for name in SAMPLING}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return validation_sampling(self._rollouts.config) | given | {"seed": self._arguments.seed}
+
+    def _describe(self, n: int) -> RunHeader:
+        """Return the settings, as far as they are known before the server has been asked."""
+        from arpo_verl.integration.evaluation import call_format, limits, tool_files, versions
+
+        arguments, config = self._arguments, self._rollouts.config
+        base_url = arguments.base_url and Endpoint.of(arguments.base_url, arguments.model).public_url
+        return RunHeader(
+            model=arguments.model,
+            tokenizer=config.actor_rollout_ref.model.path,
+            base_url=base_url,
+            token_ids=FROM_SERVER,
+            sampling=self._sampling,
+            limits=limits(config),
+            call_format=call_format(config),
+            tools=self._rollouts.tools,
+            tool_files=tool_files(config),
+            overrides=arguments.overrides,
+            config=f"{arguments.config_path}/{arguments.config_name}",
+            data=[fingerprint(path) for path in arguments.data],
+            prompts=len(self._rollouts.prompts),
+            n=n,
+            versions=versions("arpo-verl", "verl", "transformers"),
+        )
+
+    def _open_file(self, gives_token_ids: bool) -> AbstractContextManager[RunFile]:
+        header = replace(self._header, token_ids=FROM_SERVER if gives_token_ids else FROM_TEXT)
+        return open_run_file(self._arguments.out, header, [task.key for task in self._tasks])
+
+    async def run(self) -> None:
+        """Run what is missing.
+
+        Raises:
+            PromptError: a prompt is too long.
+            ServerFailed, ServerRefused, ServerEnded, ServerGone: the server.
+            RunFileError: the file.
+        """
+        first_request = await self._rollouts.first_request()
+        if not self._arguments.start_vllm:
+            await self._ask(self._arguments.base_url, first_request)
+            return
+        with self._open_file(gives_token_ids=True) as file:  # its faults need not wait until vLLM is up
+            self._finish(file)
+        if self.progress.missing:
+            with self._vllm() as server:
+                with self._console.status(f"starting vLLM; its log is {server.log}"):
+                    await server.wait_until_healthy(self._arguments.start_seconds)
+                await _while(server.watch(), self._ask(server.url, first_request))
+
+    def _vllm(self) -> AbstractContextManager[LocalServer]:
+        from arpo_verl.integration.evaluation_vllm import environment, server_arguments
+
+        port = free_port()
+        settings = server_arguments(self._rollouts.config, self._arguments.model)
+        words = json.dumps({**settings, "host": "127.0.0.1", "port": port})
+        command = [sys.executable, "-m", "arpo_verl.integration.evaluation_vllm", words]
+        log = self._arguments.out.with_name(self._arguments.out.name + ".vllm.log")
+        return local_server(command, log, environment(), port)
+
+    async def _ask(self, base_url: str, first_request: tuple[list[int], dict[str, Any]]) -> None:
+        prompt, stops = first_request
+        async with self._server(base_url) as server:
+            context_length = await server.find_model()
+            sampling = {name: value for name, value in self._sampling.items() if value is not None}
+            gives_token_ids = await server.probe(prompt, sampling | stops)
+            self._rollouts.use(server, ServerFacts(gives_token_ids, context_length), self._sampling)
+            with self._open_file(gives_token_ids) as file:
+                self._finish(file)
+                async with shown(self.progress, self._console):
+                    await Runner(self._rollouts, file, self.progress).run(self._tasks, self._arguments.concurrency)
+                self._finish(file)
+
+    def _finish(self, file: RunFile) -> None:
+        """Count what the file has; when that is everything, put it in order."""
+        self.progress.finished = len(file.finished)
+        if not self.progress.missing:
+            file.sort([task.key for task in self._tasks])
+
+    @property
+    def summary(self) -> str:
+        """What the file has, and what to do about the rest."""
+        counts, out = self.progress, self._arguments.out
+        refused = f"; the server refused {counts.refused}: {counts.last_problem}" if counts.refused else ""
+        if not counts.missing:
+            return f"{out} has all {counts.expected} samples{refused}"
+        failed = f" ({counts.failed} failed: {counts.last_problem})" if counts.failed else ""
+        return (
+            f"{out} has {counts.finished} of {counts.expected} samples{refused}; {counts.missing} are missing{failed}: "
+            f"the same command goes on with them"
+        )
+
+
+async def _while(watch: Coroutine[Any, Any, None], work: Coroutine[Any, Any, None]) -> None:
+    """Do work until it is done, or until who watches raises."""
+    tasks = [asyncio.create_task(watch), asyncio.create_task(work)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_signal(work: Coroutine[Any, Any, None]) -> None:
+    """Do work; a signal that asks for an end cancels it.
+
+    Raises:
+        Interrupted: there was a signal.
+    """
+    task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
+    signals: list[int] = []
+
+    def end(number: int) -> None:
+        signals.append(number)
+        if len(signals) == 1:  # an impatient second one must not end the cleaning up
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if signals:
+            raise Interrupted(signals[0]) from None
+        raise
+
+
+def _say(message: object, exit_code: int) -> int:
+    print(f"{NAME}: {message}", file=sys.stderr)
+    return exit_code
