@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from arpo_verl.evaluation.gaia import quasi_exact_match
 from arpo_verl.reward.answer import exact_match, token_f1
+from arpo_verl.reward.score import is_mathematics
 
 MATH_VERIFY, JUDGE, REWARD = "math_verify", "judge", "reward"
 EXACT_MATCH, F1, QUASI_EXACT_MATCH = "exact_match", "f1", "quasi_exact_match"
@@ -41,7 +42,7 @@ BENCHMARKS = {
     "xbench": _JUDGED,
     "browsecomp": _JUDGED,
 }
-"""What begins a word of the `data_source` -> its measures, the accuracy first. `ability` decides for all others."""
+"""What begins a word of the `data_source` -> its measures, the accuracy first. Others are maths or short answers."""
 
 
 def measures_of(data_source: str, ability: str, is_judged: bool) -> tuple[str, ...]:
@@ -64,4 +65,4 @@ def wanted_measures(data_source: str, ability: str) -> tuple[str, ...]:
     for benchmark, measures in BENCHMARKS.items():
         if any(word.startswith(benchmark) for word in words):
             return measures
-    return _MATHS if ability.lower().startswith("math") else _SHORT_ANSWERS
+    return _MATHS if is_mathematics(data_source, {"ability": ability}) else _SHORT_ANSWERS

@@ -50,8 +50,6 @@ def notes_on(run: ScoredRun, summaries: Sequence[Summary], judge: Judge | None) 
     expected = run.header.expected_samples
     missing = sum(prompt.missing for prompt in run.prompts) + n * run.prompts_not_begun
     errors = sum(prompt.errors for prompt in run.prompts)
-    timeouts = sum(prompt.math_timeouts for prompt in run.prompts)
-    invalid = sum(prompt.invalid_verdicts for prompt in run.prompts)
     notes = ["± is one standard error, over prompts." + (f" pass@1 is avg@{n}." if n > 1 else "")]
     if missing:
         notes.append(
@@ -63,8 +61,13 @@ def notes_on(run: ScoredRun, summaries: Sequence[Summary], judge: Judge | None) 
             f"{run.prompts_not_begun} of {run.header.prompts} prompts have no line at all: they count as wrong over "
             f"all, and are in no other row, since their data source is not known."
         )
-    if timeouts:
+    if timeouts := sum(prompt.math_timeouts for prompt in run.prompts):
         notes.append(f"math-verify was stopped after its time on {timeouts} answers: they count as wrong.")
+    if failures := sum(prompt.math_failures for prompt in run.prompts):
+        notes.append(
+            f"math-verify could not compare {failures} answers, most often too long ones: they count as wrong."
+        )
+    invalid = sum(prompt.invalid_verdicts for prompt in run.prompts)
     if judge is not None and any(JUDGE in summary.measures for summary in summaries):
         notes.append(
             f"Judge: {judge.model}, prompt {judge.prompt_hash}; {invalid} verdicts are invalid and count as wrong."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from arpo_verl.evaluation.judgements import Judge, judgement_path, only_judge, read_judgements
 from arpo_verl.evaluation.records import SampleRecord, read_run
-from arpo_verl.evaluation.scoring import MathOutcome, ScoredRun, Scorers, score_run
+from arpo_verl.evaluation.scoring import ScoredRun, Scorers, score_run
 from arpo_verl.reward.math_check import MathChecker
 from arpo_verl.reward.score import Score, compute_score
 
@@ -35,18 +35,13 @@ def score_file(path: Path, judge_model: str | None = None, measure: str | None =
     judgements = read_judgements(judgement_path(path))
     judge = only_judge(judgements, judge_model, judgement_path(path))
     verdicts = {one.case: one.verdict for one in judgements if one.judge == judge}
-    with MathChecker() as checker:
-
-        @cache
-        def check_maths(prediction: str, truths: tuple[str, ...]) -> MathOutcome:
-            verdict = checker.check(prediction, truths)
-            return MathOutcome(verdict.is_correct, verdict.timed_out)
-
-        scorers = Scorers(check_maths, _reward, verdicts, measure)
-        try:
-            return ScoredFile(score_run(run, scorers), judge)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+    checker = MathChecker()
+    try:
+        return ScoredFile(score_run(run, Scorers(cache(checker.check), _reward, verdicts, measure)), judge)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    finally:
+        checker.close()
 
 
 def _reward(sample: SampleRecord) -> Score:

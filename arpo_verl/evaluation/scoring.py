@@ -6,6 +6,7 @@ response is: wrong, with the reward of a response without an answer.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
@@ -15,24 +16,18 @@ from arpo_verl.evaluation.judging import case_of
 from arpo_verl.evaluation.measures import COMPARISONS, JUDGE, LABELS, MATH_VERIFY, measures_of
 from arpo_verl.evaluation.prediction import prediction_of, vote_of
 from arpo_verl.evaluation.records import Run, RunHeader, SampleRecord
+from arpo_verl.reward.math_check import Verdict as MathVerdict
 
 Truths = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class MathOutcome:
-    """What math-verify says."""
-
-    is_correct: bool
-    timed_out: bool
-    """It was stopped; the answer counts as wrong."""
+_THREADS = 4
 
 
 @dataclass(frozen=True)
 class Scorers:
     """How samples are measured."""
 
-    check_maths: Callable[[str, Truths], MathOutcome]
+    check_maths: Callable[[str, Truths], MathVerdict]
+    """Of (prediction, accepted answers); has to stand being called from threads."""
     reward: Callable[[SampleRecord], Mapping[str, Any]]
     """The training's reward of a sample, and its parts."""
     verdicts: Mapping[Case, Verdict] = field(default_factory=dict)
@@ -63,6 +58,8 @@ class ScoredPrompt:
     """Samples without a response, errors included."""
     errors: int
     math_timeouts: int
+    math_failures: int
+    """Answers that math-verify could not compare, because they are too long or for another reason."""
     invalid_verdicts: int
 
     @property
@@ -103,7 +100,8 @@ def score_run(run: Run, scorers: Scorers) -> ScoredRun:
     judged, unjudged = _judged_sources(run.samples, scorers.verdicts)
     if scorers.measure == JUDGE and (left := sorted({sample.data_source for sample in run.samples} - judged)):
         raise ValueError(f"not all of {', '.join(left)} is judged: run `arpo-verl eval judge` on this file first")
-    prompts = [_scored(samples, run.header.n, scorers, judged) for samples in grouped.values()]
+    with ThreadPoolExecutor(_THREADS) as threads:  # while math-verify's processes compute, others are read
+        prompts = list(threads.map(lambda samples: _scored(samples, run.header.n, scorers, judged), grouped.values()))
     empty = _numbers(scorers.reward(_without_response(run.samples[0]))) if run.samples else {}
     return ScoredRun(run.header, prompts, run.header.prompts - len(prompts), empty, unjudged)
 
@@ -152,6 +150,7 @@ def _scored(samples: Sequence[SampleRecord], n: int, scorers: Scorers, judged: s
         missing=len(absent),
         errors=len(samples) - len(finished),
         math_timeouts=tally.math_timeouts,
+        math_failures=tally.math_failures,
         invalid_verdicts=tally.invalid_verdicts,
     )
 
@@ -166,15 +165,17 @@ class _Tally:
     def __init__(self, scorers: Scorers) -> None:
         self._scorers = scorers
         self.math_timeouts = 0
+        self.math_failures = 0
         self.invalid_verdicts = 0
 
     def value(self, measure: str, sample: SampleRecord, prediction: str | None) -> float:
         if prediction is None:
             return 0.0
         if measure == MATH_VERIFY:
-            outcome = self._scorers.check_maths(prediction, tuple(sample.truths))
-            self.math_timeouts += outcome.timed_out
-            return float(outcome.is_correct)
+            found = self._scorers.check_maths(prediction, tuple(sample.truths))
+            self.math_timeouts += found is MathVerdict.TIMEOUT
+            self.math_failures += found in (MathVerdict.TOO_LONG, MathVerdict.FAILED)
+            return float(found is MathVerdict.EQUAL)
         if measure == JUDGE:
             verdict = self._scorers.verdicts[Case(sample.question, tuple(sample.truths), prediction)]
             self.invalid_verdicts += verdict is Verdict.INVALID

@@ -46,6 +46,7 @@ class Summary:
     """Samples without a response; `errors` of them have a line that says why."""
     errors: int
     math_timeouts: int
+    math_failures: int
     invalid_verdicts: int
     measures: Mapping[str, Mapping[str, Estimate]]
     """measure, the accuracy first -> `avg@n`, `pass@k`, `maj@n`."""
@@ -130,6 +131,7 @@ def _with_counts(
         missing=sum(prompt.missing for prompt in prompts),
         errors=sum(prompt.errors for prompt in prompts),
         math_timeouts=sum(prompt.math_timeouts for prompt in prompts),
+        math_failures=sum(prompt.math_failures for prompt in prompts),
         invalid_verdicts=sum(prompt.invalid_verdicts for prompt in prompts),
         measures=measures,
         rewards=rewards,
