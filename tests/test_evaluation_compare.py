@@ -198,6 +198,7 @@ EXPECTED = """\
 | hotpotqa    | F1      |       2 | 0.0 ± 0.0 | 75.0 ± 25.0 | 75.0 ± 25.0 | 50.0 to 100.0 | 0.0002 |
 
 * ± is one standard error over prompts, that of B - A from the pairs.
+* With fewer than 20 prompts the interval is too narrow and p too small.
 * B: 1 samples of these prompts have no response and count as wrong.
 """
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,6 +82,15 @@ def test_a_reply_is_read_by_its_last_anchored_verdict(reply, verdict):
 @given(st.text(), st.sampled_from(["yes", "no"]))
 def test_a_proper_last_line_decides_whatever_stands_before(text, word):
     assert read_verdict(f"{text}\n</think>\ncorrect: {word}").value == {"yes": "correct", "no": "wrong"}[word]
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 200_000, "correct: yes" + "/" * 200_000, "1" * 200_000, "correct" + "*" * 200_000]
+)
+def test_a_long_reply_is_read_at_once(text):
+    start = time.monotonic()
+    read_verdict(text)
+    assert time.monotonic() - start < 2
 
 
 def test_the_prompts_own_format_is_no_verdict():

@@ -10,6 +10,9 @@ from arpo_verl.evaluation.metrics import Estimate
 from arpo_verl.evaluation.scoring import ScoredPrompt, ScoredRun
 from arpo_verl.evaluation.summary import ACCURACY
 
+_FEW_PROMPTS = 20
+"""Resamples of fewer show too little of the spread: by the factor √((P - 1) / P), and more where values are few."""
+
 
 def as_markdown(
     a: tuple[Path, ScoredRun],
@@ -25,6 +28,8 @@ def as_markdown(
     head = ["data source", "measure", "prompts", f"A avg@{a[1].header.n}", f"B avg@{b[1].header.n}"]
     rows = [_row(one) for one in differences]
     notes = ["± is one standard error over prompts, that of B - A from the pairs."]
+    if any(one.a.prompts < _FEW_PROMPTS for one in differences):
+        notes.append(f"With fewer than {_FEW_PROMPTS} prompts the interval is too narrow and p too small.")
     for index, (name, (_, run)) in enumerate((("A", a), ("B", b))):
         if missing := sum(pair[index].missing for pair in pairs):
             notes.append(f"{name}: {missing} samples of these prompts have no response and count as wrong.")

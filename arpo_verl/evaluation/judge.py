@@ -39,7 +39,7 @@ PROMPT_HASH = hashlib.sha256(PROMPT.encode()).hexdigest()[:16]
 """Of the wording: a verdict is reused only under the same one."""
 
 _VERDICT_LINE = re.compile(
-    r"""^[ \t]*(?:\d+[.)])?[ \t>*_#\-"'`{]*      # a numbered line, quotation, list, emphasis, heading, JSON
+    r"""^(?:[ \t]*\d+[.)])?[ \t>*_#\-"'`{]*      # a numbered line, quotation, list, emphasis, heading, JSON
     correct
     [ \t*_"'`]* [:\uFF1A] [ \t*_"'`<\[(]*(?:\n[ \t*_"'`]*)?   # the value may stand on the next line
     (?P<value>[^\n]*)""",
@@ -47,7 +47,7 @@ _VERDICT_LINE = re.compile(
 )
 _YES_OR_NO = re.compile(
     r"""(?P<word>yes|no)\b
-    (?! [^\w\n]* (?:[/|]|\b(?:or|and)\b) [^\w\n]* (?:yes|no)\b )   # "yes or no" is both
+    (?! [^\w\n]{0,9} (?:[/|]|\b(?:or|and)\b) [^\w\n]{0,9} (?:yes|no)\b )   # "yes or no" is both
     (?! [^\w\n]* (?:yes|no) [^\w\n]* $ )   # so is "yes, no", but not "yes, no difference"
     """,
     re.IGNORECASE | re.VERBOSE,

@@ -49,6 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: the replies so far are in {path}; call again to go on", file=sys.stderr)
+        return 130
     if progress.unanswered:
         print(_shortfall(progress), file=sys.stderr)
     return 1 if progress.unanswered else 0
