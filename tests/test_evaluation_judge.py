@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import signal
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -298,6 +300,7 @@ async def command(file: Path, url: str, **changes: object) -> int:
         "base_url": url,
         "model": "m",
         "key_variable": None,
+        "data_source": [],
         "concurrency": 1,
         "max_tokens": 64,
         "timeout_seconds": 2,
@@ -317,6 +320,14 @@ async def test_the_command_judges_each_different_answer_once(tmp_path, capsys):
     path = tmp_path / "run.judge.jsonl"
     assert first == f"0 judged before, 3 now, 0 without a reply\nverdicts: 1 correct, 1 wrong, 1 invalid ({path})\n"
     assert second.startswith("3 judged before, 0 now")
+
+
+async def test_one_data_source_can_be_judged_alone(tmp_path):
+    records = [*samples("q0", "Paris"), *samples("q1", "Oslo", data_source="simpleqa")]
+    file = write_run(tmp_path / "run.jsonl", header(prompts=2, n=1), records)
+    async with serving(YES) as server:
+        assert await command(file, server.url, data_source=["simpleqa"]) == 0
+    assert verdicts(judgement_path(file)) == {"Oslo": "correct"}
 
 
 async def test_the_command_fails_with_a_count_if_an_answer_has_no_reply(tmp_path, capsys):
@@ -350,11 +361,46 @@ async def test_a_server_that_is_not_there_is_an_error_within_seconds(tmp_path, c
     assert "3 of 3 answers have no reply" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+async def test_a_judging_that_is_killed_again_and_again_ends_as_an_uninterrupted_one(tmp_path):
+    predictions = [str(number) for number in range(60)]
+    records = [record for one in predictions for record in samples(one, one)]
+    file = write_run(tmp_path / "run.jsonl", header(prompts=60, n=1), records)
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.1)
+        prompt = (await request.json())["messages"][0]["content"]
+        return await judged(f"it is {prompt[-500:]}\ncorrect: yes")(request)
+
+    code = (
+        "import argparse, sys; from arpo_verl.evaluation import judge_command as command\n"
+        "parser = argparse.ArgumentParser(); command.add_arguments(parser)\n"
+        "sys.exit(command.run(parser.parse_args()))"
+    )
+    async with serving(slow) as server:
+        words = [str(file), "--base-url", server.url, "--model", "m", "--concurrency", "3"]
+        path = judgement_path(file)
+        for replies in (5, 20, 40):
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *words)
+            while not path.exists() or path.read_bytes().count(b"\n") < replies:
+                await asyncio.sleep(0.01)
+            process.kill()
+            assert await process.wait() == -signal.SIGKILL
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, *words)
+        assert await process.wait() == 0
+        # Of each killed process, only the calls that were under way are made again.
+        assert 60 <= len(server.requests) <= 60 + 3 * 3
+    judgements = read_judgements(path)
+    assert sorted(one.case.prediction for one in judgements) == sorted(predictions)
+    assert path.read_bytes().count(b"\n") == len(judgements) == 60
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"base_url": "localhost:8000"}, "expected http://host:port"),
         ({"key_variable": "NO_SUCH_VARIABLE"}, "NO_SUCH_VARIABLE holds no key"),
+        ({"data_source": ["gaia"]}, "no sample is of gaia; the run has hotpotqa"),
         ({"run_file": Path("no/such.jsonl")}, "no/such.jsonl"),
     ],
 )

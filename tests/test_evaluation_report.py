@@ -157,11 +157,14 @@ def test_rows_can_be_split_by_a_field(path):
         *samples("a", "Paris", extra={"level": "2"}),
         *samples("b", "Rome", extra={"level": "1"}),
         *samples("c", "Paris", extra={}),
+        *samples("d", "Rome", data_source="2wiki"),
     ]
-    found = summaries(write_run(path, header(3, 1), records), by="level")
+    found = summaries(write_run(path, header(4, 1), records), by="level")
+    del found["all"]
     means = {label: one.measures["f1"]["avg@1"].mean for label, one in found.items()}
     assert means == {
         "hotpotqa": pytest.approx(2 / 3),
+        "2wiki": 0.0,
         "hotpotqa, level 1": 0.0,
         "hotpotqa, level 2": 1.0,
         "hotpotqa, level unknown": 1.0,

@@ -10,7 +10,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from arpo_verl.evaluation.comparison import compare, paired
+from arpo_verl.evaluation.comparison_report import as_markdown
 from arpo_verl.evaluation.measures import JUDGE, LABELS
+from arpo_verl.evaluation.scored_file import score_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,10 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the comparison and return the exit code."""
-    from arpo_verl.evaluation.comparison import compare, paired
-    from arpo_verl.evaluation.comparison_report import as_markdown
-    from arpo_verl.evaluation.scored_file import score_file
-
     try:
         if arguments.resamples < 1000:
             raise ValueError(f"--resamples {arguments.resamples}; expected at least 1000 for an interval of 95 %")

@@ -7,8 +7,12 @@ neither or both, is invalid, which is counted apart and is not the same as wrong
 
 import hashlib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+
+from arpo_verl.evaluation.prediction import prediction_of
+from arpo_verl.evaluation.records import Run, SampleRecord
 
 PROMPT = """\
 You check an answer. Decide whether it says the same as one of the correct answers to the question.
@@ -75,6 +79,29 @@ class Case:
     def prompt(self) -> str:
         truths = "\n".join(f"- {truth}" for truth in self.truths)
         return PROMPT.format(question=self.question, truths=truths, prediction=self.prediction)
+
+
+def case_of(sample: SampleRecord) -> Case | None:
+    """Return what the judge is asked about a sample, None if there is nothing to ask: it has no answer and is wrong."""
+    prediction = prediction_of(sample.output)
+    return None if prediction is None else Case(sample.question, tuple(sample.truths), prediction)
+
+
+def cases_of(run: Run, data_sources: Collection[str] = ()) -> list[Case]:
+    """Return the different cases of a run, in its order.
+
+    Args:
+        run: the run.
+        data_sources: only theirs; of all, if there are none.
+
+    Raises:
+        ValueError: the run has no sample of one of them.
+    """
+    known = {sample.data_source for sample in run.samples}
+    if unknown := set(data_sources) - known:
+        raise ValueError(f"no sample is of {', '.join(sorted(unknown))}; the run has {', '.join(sorted(known))}")
+    samples = [sample for sample in run.samples if not data_sources or sample.data_source in data_sources]
+    return list(dict.fromkeys(case for case in map(case_of, samples) if case is not None))
 
 
 def read_verdict(reply: str) -> Verdict:

@@ -17,9 +17,9 @@ from rich.progress import Progress as ProgressBar
 
 from arpo_tools.chat_client import ChatClient, ChatServer
 from arpo_tools.search.http import Patience
-from arpo_verl.evaluation.judge import PROMPT_HASH, Case, Verdict
+from arpo_verl.evaluation.judge import PROMPT_HASH, Case, Verdict, cases_of
 from arpo_verl.evaluation.judgements import Judge, judgement_path, read_judgements
-from arpo_verl.evaluation.judging import Progress, cases_of, judge_cases
+from arpo_verl.evaluation.judging import Progress, judge_cases
 from arpo_verl.evaluation.records import read_run
 
 _ATTEMPTS = 4
@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-url", required=True, help="of the judge's server, such as http://localhost:8000/v1")
     parser.add_argument("--model", required=True, help="the judge, as the server names it")
     parser.add_argument("--key-variable", metavar="NAME", help="the environment variable that holds the server's key")
+    parser.add_argument(
+        "--data-source", action="append", default=[], metavar="NAME", help="judge this one only; may be given again"
+    )
     parser.add_argument("--concurrency", type=_positive, default=16, help="calls at a time (default: %(default)s)")
     parser.add_argument("--max-tokens", type=_positive, default=4096, help="of a reply (default: %(default)s)")
     parser.add_argument(
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Judge, and return 0 if every answer has a reply."""
     path = judgement_path(arguments.run_file)
     try:
-        cases = cases_of(read_run(arguments.run_file))
+        cases = cases_of(read_run(arguments.run_file), arguments.data_source)
         progress = _judge(cases, path, arguments)
         print(_counts(cases, progress, path, arguments.model))
     except (ValueError, OSError) as error:

@@ -10,8 +10,6 @@ from arpo_tools.search.passage import SearchError
 from arpo_tools.tool import ToolStatus
 from arpo_verl.evaluation.judge import PROMPT_HASH, Case
 from arpo_verl.evaluation.judgements import Judge, Judgement, JudgementFile, appending, read_judgements
-from arpo_verl.evaluation.prediction import prediction_of
-from arpo_verl.evaluation.records import Run, SampleRecord
 
 FAILURES_TO_GIVE_UP = 10
 """Calls in a row, each with its retries, after which the server counts as dead."""
@@ -50,17 +48,6 @@ class Progress:
         self.failures_in_a_row += 1
         if error.status is ToolStatus.REFUSED:
             self.refusal = str(error)
-
-
-def case_of(sample: SampleRecord) -> Case | None:
-    """Return what the judge is asked about a sample, None if there is nothing to ask: it has no answer and is wrong."""
-    prediction = prediction_of(sample.output)
-    return None if prediction is None else Case(sample.question, tuple(sample.truths), prediction)
-
-
-def cases_of(run: Run) -> list[Case]:
-    """Return the different cases of a run, in its order."""
-    return list(dict.fromkeys(case for case in map(case_of, run.samples) if case is not None))
 
 
 async def judge_cases(

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 from arpo_verl.evaluation.measures import LABELS
+from arpo_verl.evaluation.report import as_json, as_markdown
+from arpo_verl.evaluation.scored_file import score_file
+from arpo_verl.evaluation.summary import summarize
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,11 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report and return the exit code."""
-    # Imported here: math-verify takes a second, which --help need not wait for.
-    from arpo_verl.evaluation.report import as_json, as_markdown
-    from arpo_verl.evaluation.scored_file import score_file
-    from arpo_verl.evaluation.summary import summarize
-
     try:
         scored = score_file(arguments.run_file, arguments.judge, arguments.measure)
         summaries = summarize(scored.run, arguments.by)

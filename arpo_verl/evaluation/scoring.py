@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any
 
-from arpo_verl.evaluation.judge import Case, Verdict
-from arpo_verl.evaluation.judging import case_of
+from arpo_verl.evaluation.judge import Case, Verdict, case_of
 from arpo_verl.evaluation.measures import COMPARISONS, JUDGE, LABELS, MATH_VERIFY, measures_of
 from arpo_verl.evaluation.prediction import prediction_of, vote_of
 from arpo_verl.evaluation.records import Run, RunHeader, SampleRecord

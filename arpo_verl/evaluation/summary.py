@@ -60,7 +60,7 @@ def summarize(run: ScoredRun, by: str | None = None) -> list[Summary]:
 
     Args:
         run: the scored run.
-        by: a key of `extra` to split data sources by; prompts without it form a group of their own.
+        by: a key of `extra` to split data sources by; where some prompts of one lack it they form a row of their own.
 
     Raises:
         ValueError: no prompt has the key.
@@ -75,16 +75,23 @@ def summarize(run: ScoredRun, by: str | None = None) -> list[Summary]:
     )
     groups = dict(sources)
     if by is not None:
-        for source, prompts in sources.items():
-            parts = _grouped((f"{source}, {by} {prompt.extra.get(by, 'unknown')}", prompt) for prompt in prompts)
-            groups.update(sorted(parts.items()))
-        if not any(by in prompt.extra for prompt in run.prompts):
-            known = ", ".join(sorted({key for prompt in run.prompts for key in prompt.extra})) or "nothing"
-            raise ValueError(f"no prompt has {by!r} to split by; the file has {known}")
+        groups.update(_split(sources, by))
     summaries = [_summary(label, prompts, run.header.n) for label, prompts in groups.items()]
     if len(sources) != 1 or run.prompts_not_begun:
         summaries.append(_over_all(run))
     return summaries
+
+
+def _split(sources: Mapping[str, Sequence[ScoredPrompt]], by: str) -> dict[str, list[ScoredPrompt]]:
+    split = {}
+    for source, prompts in sources.items():
+        if any(by in prompt.extra for prompt in prompts):
+            parts = _grouped((f"{source}, {by} {prompt.extra.get(by, 'unknown')}", prompt) for prompt in prompts)
+            split.update(dict(sorted(parts.items())))
+    if not split:
+        known = sorted({key for prompts in sources.values() for prompt in prompts for key in prompt.extra})
+        raise ValueError(f"no prompt has {by!r} to split by; the file has {', '.join(known) or 'nothing'}")
+    return split
 
 
 def _grouped(labelled: Iterable[tuple[str, ScoredPrompt]]) -> dict[str, list[ScoredPrompt]]:
