@@ -99,8 +99,6 @@ def _model_limit(model: Path) -> int | None:
 
 
 def check_trainer(config: DictConfig) -> None:
-    from verl.experimental.agent_loop.tool_parser import ToolParser
-
     rollout = config.actor_rollout_ref.rollout
     if not config.trainer.use_v1:
         raise ValueError("trainer.use_v1=False; expected True: ARPO's rollout is built on verl's V1 trainer")
@@ -108,12 +106,7 @@ def check_trainer(config: DictConfig) -> None:
         raise ValueError(
             f"actor_rollout_ref.rollout.name={rollout.name!r}; expected one of {', '.join(ROLLOUTS)}: change it"
         )
-    formats = sorted(ToolParser._registry)
-    if rollout.multi_turn.format not in formats:
-        raise ValueError(
-            f"actor_rollout_ref.rollout.multi_turn.format={rollout.multi_turn.format!r}; expected one of "
-            f"{', '.join(formats)}: change it"
-        )
+    _check_format(rollout.multi_turn.format)
     if rollout.enable_rollout_routing_replay:
         raise ValueError(
             "actor_rollout_ref.rollout.enable_rollout_routing_replay=True; expected False: ARPO's rollout does not "
@@ -124,6 +117,18 @@ def check_trainer(config: DictConfig) -> None:
         raise ValueError(
             f"actor_rollout_ref.rollout.agent.default_agent_loop={rollout.agent.default_agent_loop!r}; expected one of "
             f"{', '.join(AGENT_LOOPS)}: ARPO grows trees itself and would not call another agent loop"
+        )
+
+
+def _check_format(name: str) -> None:
+    if name == TAG_FORMAT:
+        return  # ours: verl's own formats take seconds to import
+    from verl.experimental.agent_loop.tool_parser import ToolParser
+
+    formats = sorted(ToolParser._registry)
+    if name not in formats:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.multi_turn.format={name!r}; expected one of {', '.join(formats)}: change it"
         )
 
 
