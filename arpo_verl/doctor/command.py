@@ -18,17 +18,17 @@ import time
 from collections import Counter
 
 import yaml
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
 from arpo_verl.doctor.compose import PRESET, compose_config
-from arpo_verl.doctor.examination import examine
+from arpo_verl.doctor.examination import Examination
 from arpo_verl.doctor.finding import Finding, Options, Status, Subject
 
 STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
-NAME_WIDTH = 22
+NAME_WIDTH = 26
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,16 +70,18 @@ def run(arguments: argparse.Namespace) -> int:
         url=arguments.fetch_url,
         check_seconds=arguments.check_seconds,
     )
-    try:
-        config = compose_config(arguments.config_path, arguments.config_name, arguments.overrides)
-    except (ValueError, ImportError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        print(f"arpo-verl doctor: {error}", file=sys.stderr)
-        return 2
     console = Console(highlight=False, soft_wrap=True)
     counts: Counter[Status] = Counter()
-    for finding in examine(Subject(config, options)):
-        counts[finding.status] += 1
-        console.print(_line(finding))
+    with Examination() as examination:
+        try:
+            config = compose_config(arguments.config_path, arguments.config_name, arguments.overrides)
+        except (ValueError, ImportError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+            word = f"{error.override!r}: " if isinstance(error, OverrideParseException) else ""
+            print(f"arpo-verl doctor: {word}{error}", file=sys.stderr)
+            return 2
+        for finding in examination.findings(Subject(config, options)):
+            counts[finding.status] += 1
+            console.print(_line(finding))
     shown = ", ".join(f"{counts[status]} {status.value}" for status in Status)
     console.print(f"{counts.total()} checks in {time.monotonic() - started:.1f} s: {shown}")
     return 1 if counts[Status.FAILED] else 0

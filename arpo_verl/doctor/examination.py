@@ -20,24 +20,32 @@ LOAD_SECONDS = 90.0
 _STAGES = 3
 
 
-def examine(subject: Subject) -> Iterator[Finding]:
-    """Yield the findings of all checks, always in the same order."""
-    lanes = [_Lane(name, subject) for name in LANES]
-    try:
-        for lane in lanes:
-            yield from lane.findings()
-    finally:
-        for lane in lanes:
+class Examination:
+    """The lanes, which start when the context is entered and import what they need, and end with it."""
+
+    def __enter__(self) -> "Examination":
+        self._lanes = [_Lane(name) for name in LANES]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for lane in self._lanes:
             lane.stop()
+
+    def findings(self, subject: Subject) -> Iterator[Finding]:
+        """Yield the findings of all checks, always in the same order."""
+        for lane in self._lanes:
+            lane.send(subject)
+        for lane in self._lanes:
+            yield from lane.findings()
 
 
 class _Lane:
     """One process of checks."""
 
-    def __init__(self, name: str, subject: Subject) -> None:
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._limit_seconds = LOAD_SECONDS + _STAGES * subject.options.check_seconds
-        self._deadline = time.monotonic() + self._limit_seconds
+        self._limit_seconds = LOAD_SECONDS
+        self._deadline = 0.0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - `stop` closes it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "arpo_verl.doctor.lane", name],
@@ -50,6 +58,11 @@ class _Lane:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def send(self, subject: Subject) -> None:
+        """Have the checks begin."""
+        self._limit_seconds = LOAD_SECONDS + _STAGES * subject.options.check_seconds
+        self._deadline = time.monotonic() + self._limit_seconds
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stdin:
             stdin.write(subject.to_json() + "\n")

@@ -5,6 +5,8 @@ output, one JSON value a line, in the order of the checks. A check that takes to
 process ends without waiting for it.
 """
 
+import contextlib
+import importlib
 import json
 import os
 import sys
@@ -16,6 +18,10 @@ from collections.abc import Callable
 from omegaconf.errors import OmegaConfBaseException
 
 from arpo_verl.doctor.finding import Check, Finding, Stage, Status, Subject, line_of
+
+
+AHEAD = {"light": "arpo_verl.doctor.light", "verl": "torch"}
+"""What a lane imports before it reads its subject, whose configuration takes a second to compose."""
 
 
 class Attempt:
@@ -88,8 +94,11 @@ def main() -> None:
     """Run a lane."""
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no finding
+    name = sys.argv[1]
+    with contextlib.suppress(Exception):  # whatever an import raises, its stage raises again
+        importlib.import_module(AHEAD[name])
     subject = Subject.from_json(sys.stdin.readline())
-    stages = stages_of(sys.argv[1], subject)
+    stages = stages_of(name, subject)
 
     def write(line: str) -> None:
         output.write(line + "\n")
