@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from arpo_verl.doctor.finding import Check, Finding, Stage, Status, Subject, line_of
 
-
 AHEAD = {"light": "arpo_verl.doctor.light", "verl": "torch"}
 """What a lane imports before it reads its subject, whose configuration takes a second to compose."""
 

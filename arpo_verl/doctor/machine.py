@@ -7,7 +7,6 @@ import resource
 import shutil
 from pathlib import Path
 
-import psutil
 from packaging.specifiers import SpecifierSet
 
 from arpo_verl.doctor.data import weight_files
@@ -86,15 +85,17 @@ def check_memory() -> list[Finding]:
 
 def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
     """Return the available and the total bytes, those of the container (cgroup v2) where it has a limit."""
-    memory = psutil.virtual_memory()
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    sizes = {name.rstrip(":"): int(size) << 10 for name, size, *_ in lines}
+    available, total = sizes["MemAvailable"], sizes["MemTotal"]
     try:
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text())
         fields = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no limit is `max`
-        return memory.available, memory.total
+        return available, total
     reclaimable = int(fields.get("inactive_file", 0))
-    return min(memory.available, max(0, limit - used + reclaimable)), min(memory.total, limit)
+    return min(available, max(0, limit - used + reclaimable)), min(total, limit)
 
 
 def check_disk(subject: Subject) -> list[Finding]:
@@ -112,7 +113,8 @@ def check_disk(subject: Subject) -> list[Finding]:
         )
     default = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     ray_folder = _existing(Path(config.ray_kwargs.ray_init.get("_temp_dir") or default))
-    percent = psutil.disk_usage(str(ray_folder)).percent
+    usage = shutil.disk_usage(ray_folder)
+    percent = 100 * usage.used / (usage.used + usage.free)
     if percent >= FULL_PERCENT:
         problems.append(
             f"{ray_folder} is {percent:.0f} % full; expected less than {FULL_PERCENT} %, where Ray stops to write: "
