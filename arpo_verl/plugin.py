@@ -9,11 +9,9 @@ is logged as an error, with its traceback, and raised again.
 import logging
 import os
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 
-from arpo_verl.integration.settings import ENTROPY_ROLLOUT, ESTIMATOR, TAG_AGENT, TAG_FORMAT
+from arpo_verl.integration.settings import ENTROPY_ROLLOUT, ESTIMATOR, TAG_AGENT, TAG_FORMAT, register_resolver
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +60,6 @@ def _check_config_before_ray(verl_config: ModuleType) -> None:
     check_arpo_config_too(verl_config)
 
 
-def path_in_tools(file: str) -> str:
-    """Return the path of a file of `arpo_tools`, which an editable install keeps elsewhere than a wheel."""
-    package = find_spec("arpo_tools")
-    assert package is not None and package.origin is not None
-    return str(Path(package.origin).parent / file)
-
-
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "verl.trainer.ppo.core_algos": _register_estimator,
     "verl.trainer.ppo.v1": _register_trainers,
@@ -82,12 +73,11 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
 
 def register() -> None:
     """Make `arpo` known to verl. Idempotent: verl registers a name once per process."""
-    from omegaconf import OmegaConf
     from wrapt import register_post_import_hook
 
     for module_name, hook in HOOKS.items():
         register_post_import_hook(hook, module_name)
-    OmegaConf.register_new_resolver("arpo_tools", path_in_tools, replace=True)
+    register_resolver()
     if os.environ.get("VERL_PLATFORM") == "cpu":
         from arpo_verl.integration.cpu_platform import use_cpu_platform
 

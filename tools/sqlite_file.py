@@ -171,7 +171,7 @@ class SqliteFile:
                     raise
                 connection = self._start_anew(str(error))
         # Without the lock, so that many processes check at the same time.
-        if (fault := _fault(connection)) is None:
+        if (fault := fault_of(connection)) is None:
             return connection
         connection.close()
         if not self._layout.is_replaceable:
@@ -203,7 +203,7 @@ class SqliteFile:
             if not is_damage(error):
                 raise
             return None
-        if _fault(connection) is None:
+        if fault_of(connection) is None:
             return connection
         connection.close()
         return None
@@ -260,7 +260,7 @@ def is_damage(error: sqlite3.Error) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
-def _fault(connection: sqlite3.Connection) -> str | None:
+def fault_of(connection: sqlite3.Connection) -> str | None:
     """Return what `PRAGMA quick_check` finds within the time that it has."""
     deadline = time.monotonic() + _CHECK_SECONDS
     connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)

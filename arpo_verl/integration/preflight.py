@@ -3,17 +3,18 @@
 Every error says what was got, what was expected and what to change.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
 
@@ -27,6 +28,8 @@ ROLLOUTS = ("vllm", ENTROPY_ROLLOUT)
 VLLM_MAX_LOGPROBS = 20
 """vLLM's own default of `max_logprobs`."""
 SHARED_MEMORY = Path("/dev/shm")
+DATASETS = ("train_files", "val_files")
+"""Keys under `data`."""
 
 
 def check(config: DictConfig) -> None:
@@ -37,13 +40,14 @@ def check(config: DictConfig) -> None:
         RuntimeError: something about this machine or its packages can't work.
     """
     checks: list[Callable[[DictConfig], None]] = [
-        _check_versions,
-        _check_settings,
-        _check_trainer,
-        _check_entropy_source,
-        _check_tools,
-        _check_datasets,
-        _check_machine,
+        check_versions,
+        check_settings,
+        check_trainer,
+        check_entropy_source,
+        check_tools,
+        check_datasets,
+        check_shared_memory,
+        check_port,
     ]
     for one in checks:
         one(config)
@@ -56,7 +60,7 @@ def _version(distribution: str) -> Version | None:
         return None
 
 
-def _check_versions(config: DictConfig) -> None:
+def check_versions(config: DictConfig) -> None:
     verl, (oldest, too_new) = _version("verl"), VERL_VERSIONS
     if verl is None or not Version(oldest) <= verl < Version(too_new):
         raise RuntimeError(f"verl {verl} is installed; expected >={oldest},<{too_new}: pip install 'verl=={oldest}'")
@@ -68,7 +72,7 @@ def _check_versions(config: DictConfig) -> None:
         )
 
 
-def _check_settings(config: DictConfig) -> None:
+def check_settings(config: DictConfig) -> None:
     rollout = config.actor_rollout_ref.rollout
     if not isinstance(rollout.n, int) or rollout.n < 1:
         raise ValueError(f"actor_rollout_ref.rollout.n={rollout.n!r}; expected an integer of at least 1: change it")
@@ -94,9 +98,7 @@ def _model_limit(model: Path) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
-def _check_trainer(config: DictConfig) -> None:
-    from verl.experimental.agent_loop.tool_parser import ToolParser
-
+def check_trainer(config: DictConfig) -> None:
     rollout = config.actor_rollout_ref.rollout
     if not config.trainer.use_v1:
         raise ValueError("trainer.use_v1=False; expected True: ARPO's rollout is built on verl's V1 trainer")
@@ -104,12 +106,7 @@ def _check_trainer(config: DictConfig) -> None:
         raise ValueError(
             f"actor_rollout_ref.rollout.name={rollout.name!r}; expected one of {', '.join(ROLLOUTS)}: change it"
         )
-    formats = sorted(ToolParser._registry)
-    if rollout.multi_turn.format not in formats:
-        raise ValueError(
-            f"actor_rollout_ref.rollout.multi_turn.format={rollout.multi_turn.format!r}; expected one of "
-            f"{', '.join(formats)}: change it"
-        )
+    _check_format(rollout.multi_turn.format)
     if rollout.enable_rollout_routing_replay:
         raise ValueError(
             "actor_rollout_ref.rollout.enable_rollout_routing_replay=True; expected False: ARPO's rollout does not "
@@ -123,6 +120,18 @@ def _check_trainer(config: DictConfig) -> None:
         )
 
 
+def _check_format(name: str) -> None:
+    if name == TAG_FORMAT:
+        return  # ours: verl's own formats take seconds to import
+    from verl.experimental.agent_loop.tool_parser import ToolParser
+
+    formats = sorted(ToolParser._registry)
+    if name not in formats:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.multi_turn.format={name!r}; expected one of {', '.join(formats)}: change it"
+        )
+
+
 def _check_sampler(config: DictConfig) -> None:
     sampler = config.trainer.v1.sampler.custom_sampler
     filter_groups = config.algorithm.get("filter_groups")
@@ -133,7 +142,7 @@ def _check_sampler(config: DictConfig) -> None:
         )
 
 
-def _check_entropy_source(config: DictConfig) -> None:
+def check_entropy_source(config: DictConfig) -> None:
     """Check that the servers can measure what ARPO's rule asks for."""
     rollout, arpo = config.actor_rollout_ref.rollout, arpo_config(config)
     if arpo.entropy_source != "topk":
@@ -151,12 +160,9 @@ def _check_entropy_source(config: DictConfig) -> None:
         )
 
 
-def _check_tools(config: DictConfig) -> None:
+def check_tools(config: DictConfig) -> None:
     """Load the tools as every worker will; that also builds the search index before accelerators wait for it."""
-    from verl.tools.tool_registry import load_all_tools
     from verl.utils.import_utils import resolve_config_path
-
-    from arpo_verl.integration.tools import parameter_of
 
     multi_turn = config.actor_rollout_ref.rollout.multi_turn
     paths: dict[str, str | None] = {}
@@ -165,61 +171,110 @@ def _check_tools(config: DictConfig) -> None:
         paths[key] = resolve_config_path(path) if path else None
         if path and not Path(str(paths[key])).is_file():
             raise ValueError(f"actor_rollout_ref.rollout.multi_turn.{key}={path!r} is not a file: correct the path")
-    if paths["tool_config_path"]:
-        _check_tool_list(paths["tool_config_path"])
-    try:
-        tools = load_all_tools(**paths)
-    except (OmegaConfBaseException, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"the tools of {[path for path in paths.values() if path]} can't be made: {error}; expected a verl "
-            f"tool list whose `config` has the tool's own arguments, and every variable that it names set: correct it"
-        ) from error
-    names = [tool.name for tool in tools]
+    names = load_tools(config, paths)
     for name in arpo_config(config).max_calls_per_tool:
         if name not in names:
             raise ValueError(
                 f"arpo.max_calls_per_tool.{name} limits a tool that there is not; expected one of {names}: correct it"
             )
-    if multi_turn.format == TAG_FORMAT:
+
+
+def load_tools(config: DictConfig, paths: dict[str, str | None]) -> list[str]:
+    """Make the tools of the files `tool_config_path` and `function_tool_path`, None where there is no such file.
+
+    Returns:
+        their names.
+
+    Raises:
+        ValueError: one of them can't be made.
+    """
+    from verl.tools.tool_registry import load_all_tools
+
+    from arpo_verl.integration.tools import parameter_of
+
+    if paths["tool_config_path"]:
+        for entry in tool_list(paths["tool_config_path"]):
+            _check_class(paths["tool_config_path"], entry)
+    with misfits_explained([path for path in paths.values() if path]):
+        tools = load_all_tools(**paths)
+    if config.actor_rollout_ref.rollout.multi_turn.format == TAG_FORMAT:
         for tool in tools:
             parameter_of(tool)
+    return [tool.name for tool in tools]
 
 
-def _check_tool_list(path: str) -> None:
+@contextlib.contextmanager
+def misfits_explained(paths: list[str]) -> Iterator[None]:
+    """Turn what options that don't fit a tool raise into a ValueError that names the files they come from."""
+    try:
+        yield
+    except (OmegaConfBaseException, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the tools of {paths} can't be made: {error}; expected a verl "
+            f"tool list whose `config` has the tool's own arguments, and every variable that it names set: correct it"
+        ) from error
+
+
+def tool_list(path: str) -> ListConfig:
+    """Return the entries of verl's tool list, variables in them not yet filled in.
+
+    Raises:
+        ValueError: it has none.
+    """
     content = OmegaConf.load(path)
     tools = content.get("tools") if isinstance(content, DictConfig) else None
     if not tools:
         raise ValueError(f"{path} has no `tools`; expected verl's tool list: see arpo_tools/tools.yaml for one")
-    for tool in tools:
-        class_name = tool.get("class_name")
-        module_name, _, attribute = str(class_name).rpartition(".")
-        try:
-            getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: class_name={class_name!r} is not a known tool; expected the dotted name of a class such as "
-                f"arpo_verl.integration.tools.PythonTool: correct it ({error})"
-            ) from error
+    return tools
 
 
-def _check_datasets(config: DictConfig) -> None:
+def _check_class(path: str, entry: DictConfig) -> None:
+    class_name = entry.get("class_name")
+    module_name, _, attribute = str(class_name).rpartition(".")
+    try:
+        getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: class_name={class_name!r} is not a known tool; expected the dotted name of a class such as "
+            f"arpo_verl.integration.tools.PythonTool: correct it ({error})"
+        ) from error
+
+
+def check_datasets(config: DictConfig) -> None:
+    """Check the files that are trained on and validated with."""
+    for key in DATASETS:
+        check_dataset(config, key)
+
+
+def check_dataset(config: DictConfig, key: str) -> int | None:
+    """Check the files of one of `DATASETS` as far as they can be read here, and return their rows; None: unknown.
+
+    Raises:
+        ValueError: a file is missing, unreadable or not in verl's columns.
+    """
     if config.data.custom_cls.path:
-        return  # the class decides what it reads
-    for key in ("train_files", "val_files"):
-        files = config.data[key]
-        if not files:
-            raise ValueError(f"data.{key}={files!r}; expected the path of a parquet file: set it")
-        for file in [files] if isinstance(files, str) else files:
-            if "://" in str(file):
-                continue
-            path = Path(str(file)).expanduser()
-            if not path.is_file():
-                raise ValueError(f"data.{key}={str(path)!r} is not a file: correct the path")
-            if path.suffix == ".parquet":
-                _check_parquet(f"data.{key}", path, config.data.prompt_key)
+        return None  # the class decides what it reads
+    files = config.data[key]
+    if not files:
+        raise ValueError(f"data.{key}={files!r}; expected the path of a parquet file: set it")
+    rows = 0
+    is_known = True
+    for file in [files] if isinstance(files, str) else files:
+        if "://" in str(file):
+            is_known = False
+            continue
+        path = Path(str(file)).expanduser()
+        if not path.is_file():
+            raise ValueError(f"data.{key}={str(path)!r} is not a file: correct the path")
+        if path.suffix == ".parquet":
+            rows += _check_parquet(f"data.{key}", path, config.data.prompt_key)
+        else:
+            is_known = False
+    return rows if is_known else None
 
 
-def _check_parquet(key: str, file: Path, prompt_key: str) -> None:
+def _check_parquet(key: str, file: Path, prompt_key: str) -> int:
+    """Check the columns and the first row, and return the number of rows."""
     columns = ["data_source", prompt_key, "reward_model"]
     try:
         table = pyarrow.parquet.ParquetFile(file)
@@ -242,11 +297,11 @@ def _check_parquet(key: str, file: Path, prompt_key: str) -> None:
         raise ValueError(
             f"{key}={str(file)!r}, row 0: reward_model={row['reward_model']!r}; expected a 'ground_truth' in it: add it"
         )
+    return int(table.metadata.num_rows)
 
 
-def _check_machine(config: DictConfig) -> None:
-    if config.trainer.device == "cpu":
-        _check_shared_memory(config)
+def check_port(config: DictConfig) -> None:
+    """Check that Ray's dashboard can have the port that it is given."""
     port = config.ray_kwargs.ray_init.get("dashboard_port") or 0
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -259,9 +314,11 @@ def _check_machine(config: DictConfig) -> None:
             ) from error
 
 
-def _check_shared_memory(config: DictConfig) -> None:
-    """Without device handles, weights reach each vLLM replica through a bucket in /dev/shm
+def check_shared_memory(config: DictConfig) -> None:
+    """Check the room for weights: without device handles they reach each vLLM replica through a bucket in /dev/shm
     (bucketed_weight_transfer.py)."""
+    if config.trainer.device != "cpu":
+        return
     bucket_mb = config.actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes
     needed_mb = bucket_mb * config.trainer.n_gpus_per_node
     free_mb = shutil.disk_usage(SHARED_MEMORY).free >> 20

@@ -1,5 +1,8 @@
 """Reads ARPO's settings from a verl configuration, and the names that its parts share."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
 from omegaconf import DictConfig, OmegaConf
 
 from arpo_verl.config import ArpoConfig
@@ -33,3 +36,15 @@ def arpo_config(config: DictConfig) -> ArpoConfig:
     if group is not None and not isinstance(group, DictConfig):
         raise ValueError(f"arpo={group!r}; expected a group of keys: set arpo.<key>=... instead")
     return ArpoConfig.from_mapping({} if group is None else OmegaConf.to_container(group, resolve=True))
+
+
+def path_in_tools(file: str) -> str:
+    """Return the path of a file of `arpo_tools`, which an editable install keeps elsewhere than a wheel."""
+    package = find_spec("arpo_tools")
+    assert package is not None and package.origin is not None
+    return str(Path(package.origin).parent / file)
+
+
+def register_resolver() -> None:
+    """Let configurations say `${arpo_tools:tools.yaml}`. Idempotent."""
+    OmegaConf.register_new_resolver("arpo_tools", path_in_tools, replace=True)

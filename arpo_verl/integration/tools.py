@@ -12,7 +12,7 @@ from verl.tools.base_tool import BaseTool
 from verl.tools.function_tool import FunctionTool, normalize_function_tool_return
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 
-from arpo_tools import PythonInterpreter, Tool, ToolStatus, open_search
+from arpo_tools import Tool, ToolStatus, open_python, open_search
 from arpo_verl.rollout.protocols import ToolAnswer, ToolCall
 
 logger = logging.getLogger(__name__)
@@ -52,22 +52,15 @@ def _options(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "type"}
 
 
-def _remote_python(options: dict[str, Any]) -> Tool:
-    from arpo_tools.remote_python import RemotePython  # it imports aiohttp, which a local interpreter doesn't need
-
-    return RemotePython(**options)
-
-
 class PythonTool(_ArpoTool):
-    """`arpo_tools.PythonInterpreter`, or `RemotePython` where there is a `base_url`; `config` has their fields."""
+    """`arpo_tools.open_python`; the keys under `config` are its arguments."""
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
         description = (
             "Run Python code in a fresh interpreter; prints and the value of the last expression are returned."
         )
         schema = tool_schema or _schema("python", description, "code", "The program to run.")
-        options = _options(config)
-        super().__init__(_remote_python(options) if "base_url" in options else PythonInterpreter(**options), schema)
+        super().__init__(open_python(**_options(config)), schema)
 
 
 class SearchTool(_ArpoTool):

@@ -65,6 +65,16 @@ def open_index(corpus: str | Path, engine: str = "auto") -> Index:
     return Fts5Index(_place(path, "fts5", build))
 
 
+def has_index(corpus: str | Path, engine: str = "auto") -> bool:
+    """Whether `open_index` would find an index that is up to date, and build none.
+
+    Raises:
+        CorpusError, ValueError: see `open_index`.
+    """
+    path = require_corpus(Path(corpus))
+    return any(index.exists() for index in _places(path, _chosen(engine)))
+
+
 def _chosen(engine: str) -> str:
     if engine not in ENGINES:
         raise ValueError(f"search engine {engine!r}: expected one of {', '.join(ENGINES)}")
@@ -78,13 +88,18 @@ def is_bm25s_installed() -> bool:
     return importlib.util.find_spec("bm25s") is not None
 
 
-def _place(corpus: Path, engine: str, build: Callable[[Path, Path], None]) -> Path:
-    """Return the path of an index that is up to date with the corpus."""
+def _places(corpus: Path, engine: str) -> tuple[Path, Path]:
+    """Return where an index of the corpus as it is now may lie: beside it, and in the temporary directory."""
     state = corpus.stat()
     version = hashlib.sha256(f"{_FORMAT}:{corpus}:{state.st_size}:{state.st_mtime_ns}".encode()).hexdigest()[:16]
     beside = corpus.parent / f".{corpus.name}.{version}.{engine}"
     # Anybody may put files into the temporary directory, so there only one's own are believed.
-    apart = Path(tempfile.gettempdir()) / f".{corpus.name}.{version}.{os.getuid()}.{engine}"
+    return beside, Path(tempfile.gettempdir()) / f".{corpus.name}.{version}.{os.getuid()}.{engine}"
+
+
+def _place(corpus: Path, engine: str, build: Callable[[Path, Path], None]) -> Path:
+    """Return the path of an index that is up to date with the corpus."""
+    beside, apart = _places(corpus, engine)
     for index in (beside, apart):
         if index.exists():
             if index == apart and index.stat().st_uid != os.getuid():
