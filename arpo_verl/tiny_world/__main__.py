@@ -1,15 +1,19 @@
 """`python -m arpo_verl.tiny_world --out DIR [--seed S]`: make the world, its data files and a cold-started model.
 
+With `--traces N` it writes N traces of a cold start too, for verl's own SFT trainer (recipes/cold_start.sh).
+
     DIR/corpus.jsonl           the search engine's documents
     DIR/train.parquet          verl's RL columns; `data_source` is tiny_world/<grade>
     DIR/validation.parquet     questions that training never asks
     DIR/model/                 Hugging Face format
+    DIR/traces.jsonl           conversations in the form of the published ARPO traces; only with --traces
 
 A second call with the same arguments finds everything in place and does nothing.
 """
 
 import argparse
 import json
+import random
 import time
 from pathlib import Path
 
@@ -42,6 +46,16 @@ def write_data(world: World, folder: Path) -> None:
     pandas.DataFrame(rows(world.validation, "validation")).to_parquet(folder / "validation.parquet")
 
 
+def write_traces(folder: Path, seed: int, count: int) -> None:
+    """Write conversations whose tool results stand inside the assistant's text."""
+    generator = random.Random(f"traces {seed}")
+    with (folder / "traces.jsonl").open("w", encoding="utf-8") as file:
+        for question, pieces in cold_start.traces(generator, count):
+            turns = [("human", question.text), ("gpt", "".join(text for text, _ in pieces))]
+            row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+            file.write(json.dumps(row) + "\n")
+
+
 def write_model(folder: Path, seed: int, steps: int) -> None:
     """Cold-start a model and save it."""
     start = time.monotonic()
@@ -58,10 +72,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world, the model and the cold start")
     parser.add_argument("--cold-start-steps", type=int, default=800, help="0 leaves the model untrained")
+    parser.add_argument("--traces", type=int, default=0, help="how many to write (default: none)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of the cold start")
     arguments = parser.parse_args()
 
-    recipe = json.dumps({"seed": arguments.seed, "cold_start_steps": arguments.cold_start_steps})
+    recipe = json.dumps(
+        {"seed": arguments.seed, "cold_start_steps": arguments.cold_start_steps, "traces": arguments.traces}
+    )
     done = arguments.out / "done.json"
     if done.is_file() and done.read_text() == recipe:
         print(f"the tiny world is already in {arguments.out}")
@@ -69,6 +86,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
     write_data(make_world(arguments.seed), arguments.out)
+    if arguments.traces:
+        write_traces(arguments.out, arguments.seed, arguments.traces)
     write_model(arguments.out, arguments.seed, arguments.cold_start_steps)
     done.write_text(recipe)
 

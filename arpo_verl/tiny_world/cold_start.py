@@ -16,6 +16,13 @@ IGNORED = -100
 """The label that `transformers` leaves out of its loss."""
 
 
+def traces(generator: random.Random, count: int) -> Iterator[tuple[Question, list[tuple[str, bool]]]]:
+    """Yield questions and traces, as (text, is written by the model) pieces, in the mixture of strategies."""
+    for strategy in generator.choices(list(STRATEGIES), list(STRATEGIES.values()), k=count):
+        question, results = cold_start_question(generator)
+        yield question, trace(question, results, strategy, generator)
+
+
 def encode_trace(
     tokenizer: PreTrainedTokenizerFast, question: Question, pieces: list[tuple[str, bool]]
 ) -> tuple[list[int], list[int]]:
@@ -47,10 +54,7 @@ def train(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int
 
 
 def _batch(tokenizer: PreTrainedTokenizerFast, generator: random.Random) -> dict[str, torch.Tensor]:
-    rows = []
-    for strategy in generator.choices(list(STRATEGIES), list(STRATEGIES.values()), k=BATCH_SIZE):
-        question, results = cold_start_question(generator)
-        rows.append(encode_trace(tokenizer, question, trace(question, results, strategy, generator)))
+    rows = [encode_trace(tokenizer, question, pieces) for question, pieces in traces(generator, BATCH_SIZE)]
     width = max(len(ids) for ids, _ in rows)
     return {
         "input_ids": torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows]),
