@@ -41,3 +41,27 @@ def offload_without_pinned_memory(engine: ModuleType) -> None:
 
     policy.pins_nothing = True  # type: ignore[attr-defined]
     engine.CPUOffloadPolicy = policy
+
+
+def load_value_models_without_flash_attention(models: ModuleType) -> None:
+    """Let the critic of PPO load with torch's own attention.
+
+    verl 0.9.1 (`utils/model.py`, `load_valuehead_model`) asks for `flash_attention_2` whatever the model's
+    configuration says; flash-attn runs on GPUs alone.
+    """
+    if getattr(models.load_valuehead_model, "uses_sdpa", False):
+        return
+
+    def load_valuehead_model(local_path: str, torch_dtype: Any, model_config: Any, trust_remote_code: bool) -> Any:
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification.from_pretrained(
+            local_path,
+            dtype=torch_dtype,
+            config=model_config,
+            attn_implementation="sdpa",
+            trust_remote_code=trust_remote_code,
+        )
+
+    load_valuehead_model.uses_sdpa = True  # type: ignore[attr-defined]
+    models.load_valuehead_model = load_valuehead_model

