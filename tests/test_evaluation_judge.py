@@ -1,109 +1,23 @@
-"""The judge: how replies are read, and what is kept whatever its server does."""
+"""Asking the judge: what is kept whatever its server does. How replies are read is tested beside this."""
 
 import asyncio
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
 from evaluated import header, samples, write_run
-from hypothesis import given
-from hypothesis import strategies as st
 from tool_servers import Server, answer, cut_short, serving
 
 from arpo_tools.chat_client import ChatClient, ChatServer
 from arpo_tools.search.http import Patience
 from arpo_verl.evaluation import judge_command
-from arpo_verl.evaluation.judge import PROMPT, PROMPT_HASH, Case, Verdict, read_verdict
+from arpo_verl.evaluation.judge import PROMPT_HASH, Case
 from arpo_verl.evaluation.judgements import appending, judgement_path, read_judgements
 from arpo_verl.evaluation.judging import FAILURES_TO_GIVE_UP, judge_cases
-
-CORRECT, WRONG, INVALID = Verdict.CORRECT, Verdict.WRONG, Verdict.INVALID
-
-
-@pytest.mark.parametrize(
-    ("reply", "verdict"),
-    [
-        ("extracted_final_answer: Paris\nreasoning: the same\ncorrect: yes", CORRECT),
-        ("extracted_final_answer: Rome\nreasoning: another city\ncorrect: no", WRONG),
-        ("Correct: Yes.", CORRECT),
-        ("CORRECT:NO", WRONG),
-        ("**correct:** yes", CORRECT),
-        ("**Correct**: **No**", WRONG),
-        ("- correct: yes", CORRECT),
-        ("3. correct: no", WRONG),
-        ("> correct: `yes`", CORRECT),
-        ('{\n  "reasoning": "same",\n  "correct": "yes"\n}', CORRECT),
-        ("correct:\nyes", CORRECT),
-        ("correct：yes", CORRECT),
-        ("correct: no\r\nconfidence: 90%\r\n", WRONG),
-        ("correct: yes, no difference in meaning", CORRECT),
-        ("correct: yes and the year matches", CORRECT),
-        ("correct: [yes]", CORRECT),
-        # Another word for correct.
-        ("incorrect: yes", INVALID),
-        ("Incorrect: yes\ncorrect: no", WRONG),
-        ("not correct: yes", INVALID),
-        ("is_correct: yes", INVALID),
-        ("correctness: yes", INVALID),
-        # Not at the beginning of a line.
-        ("reasoning: whether it is correct: yes", INVALID),
-        ("The answer is correct: yes it is.", INVALID),
-        # Neither or both.
-        ("", INVALID),
-        ("The response matches the truth.", INVALID),
-        ("yes", INVALID),
-        ("correct:", INVALID),
-        ("correct: unsure", INVALID),
-        ("correct: not quite", INVALID),
-        ("correct: yesterday", INVALID),
-        ("correct: yes or no", INVALID),
-        ("correct: yes|no", INVALID),
-        ("correct: <yes> / <no>", INVALID),
-        ("correct: yes, no", INVALID),
-        # The last line decides.
-        ("correct: yes or no\ncorrect: no", WRONG),
-        ("correct: yes\nreasoning: but the year is another one\ncorrect: no", WRONG),
-        ("extracted_final_answer: Rome\ncorrect: yes\nreasoning: it quotes a verdict\ncorrect: no", WRONG),
-        ("correct: yes\ncorrect: maybe", INVALID),
-        # Thoughts are no verdict.
-        ("<think>correct: yes</think>\ncorrect: no", WRONG),
-        ("correct: yes\n</think>\ncorrect: no", WRONG),
-        ("<think>I guess\ncorrect: yes", INVALID),
-        ("<think>\ncorrect: yes\n</think>\nI can't tell.", INVALID),
-    ],
-)
-def test_a_reply_is_read_by_its_last_anchored_verdict(reply, verdict):
-    assert read_verdict(reply) is verdict
-
-
-@given(st.text(), st.sampled_from(["yes", "no"]))
-def test_a_proper_last_line_decides_whatever_stands_before(text, word):
-    assert read_verdict(f"{text}\n</think>\ncorrect: {word}").value == {"yes": "correct", "no": "wrong"}[word]
-
-
-@pytest.mark.parametrize(
-    "text", [" " * 200_000, "correct: yes" + "/" * 200_000, "1" * 200_000, "correct" + "*" * 200_000]
-)
-def test_a_long_reply_is_read_at_once(text):
-    start = time.monotonic()
-    read_verdict(text)
-    assert time.monotonic() - start < 2
-
-
-def test_the_prompts_own_format_is_no_verdict():
-    assert read_verdict(PROMPT) is INVALID
-
-
-def test_the_prompt_holds_the_case():
-    prompt = Case("Which {city}?", ("Paris", "Lutetia"), "the {0} city").prompt
-    assert "Which {city}?" in prompt
-    assert "- Paris\n- Lutetia\n" in prompt
-    assert "the {0} city" in prompt
 
 
 def judged(content: object) -> object:

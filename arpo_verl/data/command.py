@@ -4,6 +4,7 @@
   arpo-verl data convert gsm8k --out gsm8k.parquet                          # from the Hugging Face Hub
   arpo-verl data convert gsm8k --from test.jsonl --out gsm8k.parquet        # from a file
   arpo-verl data validate train.parquet gsm8k.parquet --tools python,search
+  arpo-verl data traces traces.jsonl --out traces.parquet                   # for a cold start
   arpo-verl data sample gsm8k.parquet
 
 Rows are counted from 1. Exit code: 0 success, warnings included; 1 something is wrong with the data; 2 usage.
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from arpo_verl.data import traces_command
 from arpo_verl.data.catalog import DATASETS
 from arpo_verl.data.convert import Conversion, Options, convert
 from arpo_verl.data.prompts import system_prompt
@@ -38,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands.add_parser("list", help="the known datasets").set_defaults(action=_list)
     _add_convert(commands.add_parser("convert", help="write a dataset as verl parquet"))
     _add_validate(commands.add_parser("validate", help="check verl parquet files"))
+    traces = commands.add_parser(
+        "traces",
+        help="write traces of tool use as parquet for a cold start",
+        description=traces_command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    traces_command.add_arguments(traces)
+    traces.set_defaults(action=traces_command.run)
     sample = commands.add_parser("sample", help="print some rows of a parquet")
     sample.add_argument("file", type=Path)
     sample.add_argument("--rows", type=_positive, default=1, help="how many (default: %(default)s)")
