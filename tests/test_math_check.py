@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,11 +99,14 @@ def command_line(pid: int) -> bytes:
 def test_bombs_end_within_the_limit_and_the_next_answer_is_accepted(checker):
     assert checker.check(*RIGHT) is Verdict.EQUAL
     (helper,) = helpers()
+    descriptors = len(os.listdir("/proc/self/fd"))
     with ThreadPoolExecutor(2) as threads:
         for bomb, verdict in zip(BOMBS, threads.map(functools.partial(set_off, checker), BOMBS), strict=True):
             assert verdict in ((Verdict.TOO_LONG,) if len(bomb) > LONGEST_ANSWER else (Verdict.TIMEOUT, WRONG)), bomb
     assert helpers() == {helper}
     assert len(workers()) <= 2
+    assert descendants() == processes()  # no zombies, which have no command line
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
 
 
 def set_off(checker: MathChecker, bomb: str) -> Verdict:
@@ -185,6 +189,40 @@ def test_sixteen_threads_share_four_workers(checker):
         verdicts = list(threads.map(check, range(1, 201)))
     assert verdicts == [Verdict.EQUAL if number % 3 else Verdict.DIFFERENT for number in range(1, 201)]
     assert len(workers()) == 4
+
+
+def test_nobody_overtakes_in_the_queue():
+    order = []
+    turns = math_check._Turns(1)
+
+    def take_a_turn(number: int) -> None:
+        with turns.turn():
+            order.append(number)
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(16) as threads:
+        with turns.turn():
+            for number in range(16):
+                threads.submit(take_a_turn, number)
+                while len(turns._waiting) <= number:
+                    time.sleep(0.001)
+        time.sleep(0.001)
+    assert order == list(range(16))
+
+
+def test_an_interrupted_caller_leaves_the_queue(monkeypatch):
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    turns = math_check._Turns(1)
+    with turns.turn():
+        monkeypatch.setattr(threading, "Event", Interrupted)
+        with pytest.raises(KeyboardInterrupt), turns.turn():
+            pass
+        monkeypatch.undo()
+    with turns.turn():
+        assert not turns._waiting
 
 
 def test_plain_answers_start_no_worker(checker):

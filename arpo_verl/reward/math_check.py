@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 from arpo_verl.reward.math_text import decide, tidy
@@ -39,13 +40,44 @@ class Verdict(str, enum.Enum):
     """Two workers died of the comparison, or it ended with an error that math-verify didn't catch."""
 
 
+class _Turns:
+    """A semaphore whose callers get in as they came; those of `threading` may be overtaken for ever."""
+
+    def __init__(self, free: int) -> None:
+        self._lock = threading.Lock()
+        self._free = free
+        self._waiting: deque[threading.Event] = deque()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        mine = threading.Event()
+        with self._lock:
+            self._waiting.append(mine)
+            self._call_in()
+        try:
+            mine.wait()
+            yield
+        finally:
+            with self._lock:
+                if mine.is_set():
+                    self._free += 1
+                else:  # interrupted before its turn
+                    self._waiting.remove(mine)
+                self._call_in()
+
+    def _call_in(self) -> None:
+        while self._free and self._waiting:
+            self._free -= 1
+            self._waiting.popleft().set()
+
+
 class MathChecker:
     """Compares mathematical answers; can be called from many threads at once, and after a fork.
 
     Processes are started when they are first needed and kept. They end with this process, however that ends.
     """
 
-    _slots: threading.BoundedSemaphore
+    _turns: _Turns
     _lock: threading.Lock
     _helper: Helper | None
     _idle: list[Worker]
@@ -83,7 +115,7 @@ class MathChecker:
             return Verdict.DIFFERENT
         if max(map(len, [answer, *undecided])) > LONGEST_ANSWER:
             return Verdict.TOO_LONG
-        with self._slots:
+        with self._turns.turn():
             return self._compare(answer, undecided, timeout_seconds)
 
     def close(self) -> None:
@@ -103,7 +135,7 @@ class MathChecker:
         self._set_up()
 
     def _set_up(self) -> None:
-        self._slots = threading.BoundedSemaphore(self._workers)
+        self._turns = _Turns(self._workers)
         self._lock = threading.Lock()
         self._helper = None
         self._idle = []

@@ -23,6 +23,15 @@ from typing import Any
 MOST_MESSAGE_BYTES = 1 << 18
 _POLL_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
+_WARM_UP = (
+    (r"\sqrt{12} + \pi", r"2\sqrt{3}"),
+    (r"\frac{1}{2}x", "x/2 + 0.5"),
+    ("(x+1)^2", "x^2+2x+1"),
+    (r"\{1, 2\}", "2, -1"),
+    (r"(-\infty, 2] \cup (3,4)", r"x \le 2"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\sin(x) = 30^\circ"),
+)
+"""Fills the caches of the parser, which learns its grammar by use, and of SymPy before workers are forked."""
 
 Comparison = Callable[[str, list[str]], bool]
 
@@ -133,7 +142,8 @@ def main() -> None:
         return
     # Errors of a start are worth reading; what comes later is math-verify's log.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    is_equal(r"\sqrt{12} + x", [r"\frac{1}{2}"])  # loads what is loaded late
+    for one, other in _WARM_UP:
+        is_equal(one, [other])
     gc.freeze()  # the workers share this memory as long as nobody writes to it
     control.send(b"{}")
     supervise(control, parent, is_equal)
