@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas
 import pytest
 import yaml
+from processes import assert_gone, descendants
 from tool_servers import answer, never, serving
 
 from arpo_verl.command_line import main
@@ -214,7 +215,9 @@ async def test_a_paid_service_is_called_once_and_past_the_cache(doctor, monkeypa
 async def test_a_search_server_that_hangs_is_cut_off_and_fails(doctor, tmp_path):
     async with serving(never) as server:
         tools = tool_list(tmp_path, search(backend="retrieval_server", base_url=server.url))
+        before = descendants()
         code, lines = await doctor(tools, "--check-seconds", "3")
+    assert_gone(*descendants() - before)
     assert code == 1
     line = lines["search (retrieval_server)"]
     assert line.startswith("failed retrieval_server: no answer within 2 s (timeout); expected passages")
