@@ -30,7 +30,7 @@ def check_tool(subject: Subject, entry: ToolEntry) -> list[Finding]:
     except ValueError as error:
         if subject.is_run:
             raise
-        reason = str(error.__cause__).splitlines()[0]
+        reason = str(error.__cause__).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
         return [
             Finding(entry.label, Status.SKIPPED, f"{reason}; set it, or give the run's overrides, to have it checked")
         ]
