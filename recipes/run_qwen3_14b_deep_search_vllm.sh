@@ -14,6 +14,8 @@
 #   TRAIN_BATCH_SIZE=64 PPO_MINI_BATCH_SIZE=8 MAX_RESPONSE_LENGTH=6192 ROLLOUT_N=12 INITIAL_ROLLOUTS=6
 # About tool calls and browser see run_qwen3_8b_deep_search_vllm.sh. Both search with Bing.
 set -euo pipefail
+# The weights are 29.5 GB in bf16.
+export GPUS_OF_24_GB=2 # of PRESET=lora_24gb
 # shellcheck source=presets.sh
 source "$(dirname "${BASH_SOURCE[0]}")/presets.sh"
 
