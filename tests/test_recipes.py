@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 from packaging.version import Version
 from quickstart import RUN_MARK, stop
+from ray.cluster_utils import Cluster
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
@@ -163,9 +164,10 @@ def test_the_lora_preset_keeps_the_leaves_of_a_prompt(script, tmp_path, data):
     expected = {
         "actor_rollout_ref.model.lora_rank": 32,
         "actor_rollout_ref.model.lora_alpha": 32,
-        "actor_rollout_ref.actor.fsdp_config.model_dtype": "bf16",
+        "actor_rollout_ref.actor.fsdp_config.model_dtype": "fp32",
         "actor_rollout_ref.actor.fsdp_config.offload_policy": True,
         "actor_rollout_ref.rollout.load_format": "safetensors",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": 10240,
         "actor_rollout_ref.rollout.tensor_model_parallel_size": gpus,
         "trainer.n_gpus_per_node": gpus,
         "trainer.nnodes": 1,
@@ -194,11 +196,11 @@ def test_what_is_set_by_hand_wins_over_presets_and_words_win_over_all(tmp_path, 
         ({"ARPO_SEARCH_CORPUS": ""}, "ARPO_SEARCH_CORPUS is not set; expected the corpus of the local search"),
         (
             {"TOOLS": "${arpo_tools:web_tools.yaml}", "SERPER_API_KEY": ""},
-            "SERPER_API_KEY is not set; expected the key",
+            "SERPER_API_KEY is not set; expected",
         ),
         (
             {"NNODES": "2", "RAY_ADDRESS": ""},
-            "RAY_ADDRESS is not set; expected HOST:PORT of a running Ray cluster of 2",
+            "RAY_ADDRESS is not set; expected HOST:PORT",
         ),
         ({"ALGORITHM": "dapo"}, "ALGORITHM=dapo; expected arpo, grpo or ppo"),
         ({"ALGORITHM": "ppo", "PRESET": "lora_24gb"}, "ALGORITHM=ppo with LORA_RANK=32; expected 0"),
@@ -265,12 +267,29 @@ def test_a_recipe_trains_in_miniature_by_environment_variables_alone(name, prese
         assert step["training/rollout_actor_probs_pearson_corr"] > 0.999
 
 
-def run(script: Path, folder: Path, settings: dict[str, str]) -> list[dict[str, Any]]:
+@pytest.mark.slow
+def test_two_machines_train_on_a_ray_cluster_that_is_already_running(world, tmp_path, monkeypatch):
+    for name, value in (("VERL_PLATFORM", "cpu"), ("OMP_NUM_THREADS", "1")):
+        monkeypatch.setenv(name, value)  # as for `ray start` on each machine
+    cluster = Cluster(head_node_args={"num_cpus": 16, "num_gpus": 1})
+    try:
+        cluster.add_node(num_cpus=16, num_gpus=1)
+        settings = {"PRESET": "tiny", "NNODES": "2", "RAY_ADDRESS": cluster.address}
+        paths = {"WORLD": str(world), "OUTPUT": str(tmp_path)}
+        steps = run(RECIPES / "run_qwen3_14b_deep_search_vllm.sh", tmp_path, settings | paths, "trainer.save_freq=2")
+    finally:
+        cluster.shutdown()
+    assert [step["arpo/leaves/min"] for step in steps] == [4, 4]
+    shards = (tmp_path / "checkpoints" / "global_step_2" / "actor").glob("model_*.pt")
+    assert sorted(shard.name for shard in shards) == [f"model_world_size_2_rank_{rank}.pt" for rank in (0, 1)]
+
+
+def run(script: Path, folder: Path, settings: dict[str, str], *words: str) -> list[dict[str, Any]]:
     """Run a recipe to its end in a folder, and return what each step logged."""
     mark = uuid.uuid4().hex
     variables = environment(PYTHON=sys.executable, **{RUN_MARK: mark}) | settings
     with (folder / "train.log").open("w") as log:
-        command = ["bash", str(script)]
+        command = ["bash", str(script), *words]
         child = subprocess.Popen(command, stdout=log, stderr=log, env=variables, cwd=folder, start_new_session=True)
     try:
         child.wait(timeout=600)
