@@ -4,6 +4,7 @@
 #   Cost:     costs.md: memory, hours and tool calls, estimated with their arithmetic. Not yet run on GPUs.
 #   Score:    the paper's average over ten benchmarks is 58.3, and 56.5 for GRPO, one run each.
 #
+#   arpo-verl data convert arpo-reasoning --out train.parquet && arpo-verl data convert math500 --out validation.parquet
 #   export TRAIN_FILES=train.parquet VALIDATION_FILES=validation.parquet ARPO_SEARCH_CORPUS=corpus.jsonl
 #   bash recipes/run_qwen2_5_7b_reasoning_vllm.sh                     # ARPO
 #   ALGORITHM=grpo bash recipes/run_qwen2_5_7b_reasoning_vllm.sh      # the same without branching; ppo: with a critic
@@ -24,11 +25,11 @@ TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-128}
 PPO_MINI_BATCH_SIZE=${PPO_MINI_BATCH_SIZE:-16}
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-1536}
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-4096}
-ROLLOUT_N=${ROLLOUT_N:-16}               # M, leaves a prompt
-INITIAL_ROLLOUTS=${INITIAL_ROLLOUTS:-8}  # N
-BRANCH_FACTOR=${BRANCH_FACTOR:-2}        # Z
+ROLLOUT_N=${ROLLOUT_N:-16}                # M, leaves a prompt
+INITIAL_ROLLOUTS=${INITIAL_ROLLOUTS:-8}   # N
+BRANCH_FACTOR=${BRANCH_FACTOR:-2}         # Z
 BASE_PROBABILITY=${BASE_PROBABILITY:-0.5} # alpha
-ENTROPY_WEIGHT=${ENTROPY_WEIGHT:-0.2}    # beta
+ENTROPY_WEIGHT=${ENTROPY_WEIGHT:-0.2}     # beta
 MAX_TOOL_CALLS=${MAX_TOOL_CALLS:-3}
 ACTOR_LR=${ACTOR_LR:-1e-6}
 TOTAL_EPOCHS=${TOTAL_EPOCHS:-2}

@@ -4,7 +4,8 @@
 #   Cost:     costs.md: memory, hours, tool calls and paid searches, estimated with their arithmetic. Not yet run on GPUs.
 #   Score:    the paper's is GAIA 38.8, WebWalker 30.5, HLE 8.8, xbench 25.0 (GRPO: 32.0, 29.0, 7.8, 20.0), one run each.
 #
-#   export TRAIN_FILES=train.parquet VALIDATION_FILES=validation.parquet SERPER_API_KEY=...
+#   arpo-verl data convert arpo-deepsearch --out train.parquet && arpo-verl data convert xbench-deepsearch --out val.parquet
+#   export TRAIN_FILES=train.parquet VALIDATION_FILES=val.parquet SERPER_API_KEY=...
 #   bash recipes/run_qwen3_8b_deep_search_vllm.sh                     # ARPO
 #   ALGORITHM=grpo bash recipes/run_qwen3_8b_deep_search_vllm.sh      # the same without branching; ppo: with a critic
 #   PRESET=tiny bash recipes/run_qwen3_8b_deep_search_vllm.sh         # this very script in miniature, on CPU and without the web
@@ -26,11 +27,11 @@ TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-128}
 PPO_MINI_BATCH_SIZE=${PPO_MINI_BATCH_SIZE:-16}
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-2000}
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-8192}
-ROLLOUT_N=${ROLLOUT_N:-16}               # M, leaves a prompt
-INITIAL_ROLLOUTS=${INITIAL_ROLLOUTS:-8}  # N
-BRANCH_FACTOR=${BRANCH_FACTOR:-2}        # Z
+ROLLOUT_N=${ROLLOUT_N:-16}                # M, leaves a prompt
+INITIAL_ROLLOUTS=${INITIAL_ROLLOUTS:-8}   # N
+BRANCH_FACTOR=${BRANCH_FACTOR:-2}         # Z
 BASE_PROBABILITY=${BASE_PROBABILITY:-0.5} # alpha
-ENTROPY_WEIGHT=${ENTROPY_WEIGHT:-0.2}    # beta
+ENTROPY_WEIGHT=${ENTROPY_WEIGHT:-0.2}     # beta
 MAX_TOOL_CALLS=${MAX_TOOL_CALLS:-6}
 ACTOR_LR=${ACTOR_LR:-1e-6}
 TOTAL_EPOCHS=${TOTAL_EPOCHS:-5}

@@ -3,20 +3,20 @@
 # `PYTHON=echo bash recipes/run_....sh` prints the command, `bash recipes/run_....sh --cfg job` verl's whole configuration.
 
 # ---- user-adjustable, with the same default in every recipe -------------------------------------------------------------
-PYTHON=${PYTHON:-python3}       # of an environment in which arpo-verl is installed
-PLATFORM=${PLATFORM:-gpu}       # gpu or cpu
-ALGORITHM=${ALGORITHM:-arpo}    # arpo, grpo or ppo; model, data, tools, reward and leaves a prompt are the same for all
-NNODES=${NNODES:-1}             # for more than one, RAY_ADDRESS is the head of a Ray cluster; README.md
+PYTHON=${PYTHON:-python3}                  # of an environment in which arpo-verl is installed
+PLATFORM=${PLATFORM:-gpu}                  # gpu or cpu
+ALGORITHM=${ALGORITHM:-arpo}               # arpo, grpo or ppo; all else stays the same, the leaves a prompt too
+NNODES=${NNODES:-1}                        # for more than one, RAY_ADDRESS is the head of a Ray cluster; README.md
 NGPUS_PER_NODE=${NGPUS_PER_NODE:-8}
-TOTAL_STEPS=${TOTAL_STEPS:-null} # null: as many as TOTAL_EPOCHS have
-CRITIC_LR=${CRITIC_LR:-1e-5}     # verl's default: the paper has no PPO
-MODEL_DTYPE=${MODEL_DTYPE:-fp32} # of the trained weights and their optimiser; computation is in bf16
-LORA_RANK=${LORA_RANK:-0}        # 0 trains all weights
-OFFLOAD=${OFFLOAD:-false}        # true: weights and optimiser stay in host memory and visit the GPU a layer at a time
-LOAD_FORMAT=${LOAD_FORMAT:-dummy} # of vLLM's weights at the start; dummy waits for the trainer's
+TOTAL_STEPS=${TOTAL_STEPS:-null}           # null: as many as TOTAL_EPOCHS have
+CRITIC_LR=${CRITIC_LR:-1e-5}               # verl's default: the paper has no PPO
+MODEL_DTYPE=${MODEL_DTYPE:-fp32}           # of the trained weights and their optimiser; computation is in bf16
+LORA_RANK=${LORA_RANK:-0}                  # 0 trains all weights
+OFFLOAD=${OFFLOAD:-false}                  # true: weights and optimiser stay in host memory and visit the GPU a layer at a time
+LOAD_FORMAT=${LOAD_FORMAT:-dummy}          # of vLLM's weights at the start; dummy waits for the trainer's
 SAVE_FREQ=${SAVE_FREQ:-20}
 TEST_FREQ=${TEST_FREQ:-10}
-LOGGER=${LOGGER:-[console,file]} # any of verl's: [console,file,wandb]
+LOGGER=${LOGGER:-[console,file]}           # any of verl's: [console,file,wandb]
 EXPERIMENT_NAME=${EXPERIMENT_NAME:-$(basename "$0" .sh | sed 's/^run_//')-$ALGORITHM}
 OUTPUT=${OUTPUT:-outputs/$EXPERIMENT_NAME} # checkpoints, rollouts, validation, metrics
 # ---- end user-adjustable ------------------------------------------------------------------------------------------------
@@ -45,19 +45,30 @@ if [[ $ALGORITHM == ppo && $LORA_RANK != 0 ]]; then
   fail "ALGORITHM=ppo with LORA_RANK=$LORA_RANK; expected 0: beside the adapter, PPO trains a critic of the model's size"
 fi
 
-case $PLATFORM in
-  gpu) PLATFORM_ARGUMENTS=() ;;
-  cpu)
-    export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-    PLATFORM_ARGUMENTS=(platform=cpu)
-    ;;
-  *) fail "PLATFORM=$PLATFORM; expected gpu or cpu" ;;
-esac
-
 [[ $OUTPUT == /* ]] || OUTPUT=$PWD/$OUTPUT
 mkdir -p "$OUTPUT"
 # ARPO_OUTPUT is where web_tools.yaml keeps its count of paid searches.
 export ARPO_SEARCH_CORPUS ARPO_OUTPUT=$OUTPUT VERL_FILE_LOGGER_PATH=${VERL_FILE_LOGGER_PATH:-$OUTPUT/metrics.jsonl}
+
+case $PLATFORM in
+  gpu) MACHINE=() ;;
+  cpu)
+    export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    MACHINE=(platform=cpu)
+    ;;
+  *) fail "PLATFORM=$PLATFORM; expected gpu or cpu" ;;
+esac
+if ((NNODES > 1)); then
+  # A running cluster knows its own resources, and its processes have the environment of their `ray start`, not this one.
+  MACHINE+=(
+    ++ray_kwargs.ray_init.address="$RAY_ADDRESS"
+    ++ray_kwargs.ray_init.num_cpus=null
+    ++ray_kwargs.ray_init.num_gpus=null
+    ++ray_kwargs.ray_init.runtime_env.env_vars.ARPO_OUTPUT="$ARPO_OUTPUT"
+    ${ARPO_SEARCH_CORPUS:+"++ray_kwargs.ray_init.runtime_env.env_vars.ARPO_SEARCH_CORPUS=$ARPO_SEARCH_CORPUS"}
+    ++ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$VERL_FILE_LOGGER_PATH"
+  )
+fi
 
 DATA=(
   data.train_files="$TRAIN_FILES"
@@ -137,5 +148,5 @@ TRAINER=(
 )
 
 exec "$PYTHON" -m verl.trainer.main_ppo --config-path pkg://arpo_verl.config --config-name arpo_trainer \
-  "${PLATFORM_ARGUMENTS[@]}" "${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ARPO[@]}" "${CRITIC[@]}" \
-  "${REWARD[@]}" "${TRAINER[@]}" "$@"
+  "${MACHINE[@]}" "${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ARPO[@]}" "${CRITIC[@]}" "${REWARD[@]}" \
+  "${TRAINER[@]}" "$@"

@@ -71,3 +71,18 @@ print(0 < source.index("validate_config(") < source.index("run_ppo("), type(main
 """
     assert python(code, patched=False).stdout.split() == ["True", "function"]
     assert python(code, patched=True).stdout.split() == ["True", "FunctionWrapper"]
+
+
+def test_verl_loads_a_critic_with_flash_attention(tmp_path):
+    code = f"""
+import torch, transformers, verl.utils.model as models
+config = transformers.Qwen2Config(
+    hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1,
+    vocab_size=8, num_labels=1,
+)
+transformers.Qwen2ForCausalLM(config).save_pretrained({str(tmp_path)!r})
+critic = models.load_valuehead_model({str(tmp_path)!r}, torch.float32, config, False)
+print(tuple(critic(torch.zeros(1, 3, dtype=torch.long)).logits.shape))
+"""
+    assert "not a value head model" in python(code, patched=False).stderr
+    assert python(code, patched=True).stdout.splitlines()[-1] == "(1, 3, 1)"

@@ -7,7 +7,7 @@
 [[ -f $WORLD/done.json ]] || "$PYTHON" -m arpo_verl.tiny_world --out "$WORLD"
 export HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 
-: "${PLATFORM:=cpu}" "${NNODES:=1}" "${NGPUS_PER_NODE:=1}" "${ROLLOUT_TP:=1}" "${MODEL_DTYPE:=fp32}"
+: "${PLATFORM:=cpu}" "${NNODES:=1}" "${NGPUS_PER_NODE:=1}" "${ROLLOUT_TP:=1}"
 : "${MODEL_PATH:=$WORLD/model}" "${TRAIN_FILES:=$WORLD/train.parquet}" "${VALIDATION_FILES:=$WORLD/validation.parquet}"
 : "${TOOLS:="\${arpo_tools:tools.yaml}"}" "${ARPO_SEARCH_CORPUS:=$WORLD/corpus.jsonl}"
 : "${TRAIN_BATCH_SIZE:=4}" "${PPO_MINI_BATCH_SIZE:=2}" "${ROLLOUT_N:=4}" "${INITIAL_ROLLOUTS:=2}"
