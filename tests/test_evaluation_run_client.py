@@ -122,7 +122,9 @@ def test_another_model_is_an_error_that_names_those_there_are():
         find_model(server.url)
 
 
-@pytest.mark.parametrize("url", ["host:8000", "ftp://host", "http://", "", "http://host?key=1"])
+@pytest.mark.parametrize(
+    "url", ["host:8000", "ftp://host", "http://", "", "http://host?key=1", "http://host:x", "http://host:99999"]
+)
 def test_an_address_that_is_none_is_refused(url):
     with pytest.raises(ValueError, match="expected something like http://host:8000"):
         Endpoint.of(url, "tiny")

@@ -157,7 +157,7 @@ def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
         file.append(sample("a", 0))
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", short)
-            with pytest.raises(OSError, match="No space left"):
+            with pytest.raises(RunFileError, match="No space left on device; expected room on its disk"):
                 file.append(sample("a", 1))
         assert path.read_bytes() == line_of(HEADER) + line_of(sample("a", 0))
         assert file.finished == {("a", 0)}

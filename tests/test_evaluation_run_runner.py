@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo_verl.evaluation.completions import ServerFailed, ServerRefused
+from arpo_verl.evaluation.progress_line import described
 from arpo_verl.evaluation.records import CallRecord, Run, read_run
 from arpo_verl.evaluation.run_file import open_run_file
 from arpo_verl.evaluation.runner import (
@@ -163,6 +164,11 @@ def test_however_often_it_fails_the_file_ends_the_same(tmp_path_factory, seed, p
     other = path.with_name("whole.jsonl")
     run(other, todo, respond)
     assert untimed(read_run(path)) == untimed(read_run(other))
+
+
+def test_counts_are_put_in_words_without_zeros():
+    progress = Progress(100, 40, in_flight=3, calls=7, generated_tokens=90, failed=1)
+    assert described(progress) == "3 in flight, 7 tool calls, 90 tokens, 1 failed"
 
 
 def untimed(of: Run) -> list[tuple]:

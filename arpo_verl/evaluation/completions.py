@@ -54,7 +54,8 @@ class Endpoint:
             ValueError: it is no http URL.
         """
         parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        is_web = parts.scheme in ("http", "https") and parts.hostname and _has_good_port(base_url)
+        if not is_web or parts.query or parts.fragment:
             raise ValueError(f"--base-url {base_url!r}; expected something like http://host:8000: correct it")
         return cls(base_url.rstrip("/").removesuffix("/v1").rstrip("/"), model, api_key or None)
 
@@ -64,6 +65,13 @@ class Endpoint:
         parts = urlsplit(self.base_url)
         host = parts.hostname if ":" not in (parts.hostname or "") else f"[{parts.hostname}]"
         return urlunsplit((parts.scheme, f"{host}:{parts.port}" if parts.port else str(host), parts.path, "", ""))
+
+
+def _has_good_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

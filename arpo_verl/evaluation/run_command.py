@@ -97,10 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _say("interrupted before anything was written", 128 + signal.SIGINT)
     try:
         asyncio.run(_until_signal(evaluation.run()))
-    except (PromptError, ServerFailed, ServerRefused, ServerEnded, RunFileError) as error:
-        return _say(error, 1)
-    except ServerGone as error:
+    except (PromptError, ServerFailed, ServerRefused, ServerEnded, ServerGone, RunFileError) as error:
         _say(error, 1)
+        return _say(evaluation.summary, 1) if evaluation.progress.finished else 1
     except Interrupted as error:
         _say(error, 1)
         return _say(evaluation.summary, error.exit_code)

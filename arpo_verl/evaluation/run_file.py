@@ -35,7 +35,7 @@ class RunFile:
         """Add a finished sample; the first brings the header.
 
         Raises:
-            OSError: the disk is full or gone; nothing of the line is left.
+            RunFileError: the disk is full or gone; nothing of the line is left.
         """
         start = os.fstat(self._descriptor).st_size
         line = line_of(sample) if start else line_of(self._header) + line_of(sample)
@@ -43,9 +43,12 @@ class RunFile:
             written = os.write(self._descriptor, line)
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._descriptor, start)
-            raise
+            raise RunFileError(
+                f"{self._path} can't be written to: {error}; expected room on its disk: make some, and run the same "
+                f"command again"
+            ) from error
         self.finished.add(sample.key)
 
     def sort(self, order: Sequence[tuple[str, int]]) -> None:

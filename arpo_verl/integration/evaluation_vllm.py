@@ -44,6 +44,7 @@ def server_arguments(config: DictConfig, model: str) -> dict[str, Any]:
         "tensor_parallel_size": rollout.tensor_model_parallel_size,
         # A `max_new_tokens` of the model's own would cut responses (vLLM takes it as an upper limit).
         "override_generation_config": json.dumps({"max_new_tokens": rollout.response_length}),
+        "disable_uvicorn_access_log": True,
         **{name: rollout[name] for name in same_name},
         **engine,
     }
