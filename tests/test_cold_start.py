@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -31,13 +33,14 @@ def test_the_recipe_passes_shellcheck():
     ("knobs", "problem"),
     [
         ({"TRAIN_FILES": ""}, "TRAIN_FILES is not set; expected a parquet of 'arpo-verl data traces'"),
-        ({"TRAIN_FILES": "t.parquet", "SYNTAX": "hermes"}, "SYNTAX=hermes; expected tags or native"),
-        ({"TRAIN_FILES": "t.parquet", "PLATFORM": "tpu"}, "PLATFORM=tpu; expected gpu or cpu"),
-        ({"TRAIN_FILES": "t.parquet", "NNODES": "2"}, "NNODES=2; expected MASTER_ADDR"),
+        ({"TRAIN_FILES": "nowhere.parquet"}, "nowhere.parquet: no such file"),
+        ({"SYNTAX": "hermes"}, "SYNTAX=hermes; expected tags or native"),
+        ({"PLATFORM": "tpu"}, "PLATFORM=tpu; expected gpu or cpu"),
+        ({"NNODES": "2"}, "NNODES=2; expected MASTER_ADDR"),
     ],
 )
 def test_a_wrong_knob_is_refused_before_anything_starts(tmp_path, knobs, problem):
-    result = recipe(OUTPUT=str(tmp_path / "out"), **knobs)
+    result = recipe(**{"OUTPUT": str(tmp_path / "out"), "TRAIN_FILES": __file__} | knobs)
     assert result.returncode == 2
     assert problem in result.stderr
     assert not list(tmp_path.iterdir())
@@ -50,25 +53,18 @@ def test_a_wrong_knob_is_refused_before_anything_starts(tmp_path, knobs, problem
         ({"SYNTAX": "native", "LORA_RANK": "32"}, {"name: NativeTraceDataset", "lora_rank: 32", "lora_alpha: 64"}),
         ({"PLATFORM": "cpu"}, {"device: cpu", "param_dtype: fp32", "attn_implementation: sdpa", "test_freq: -1"}),
         (
-            {"VALIDATION_FILES": "v.parquet"},
-            {"val_files: v.parquet", "test_freq: after_each_epoch", "max_length: 4096"},
+            {"VALIDATION_FILES": "[v.parquet]"},
+            {"- v.parquet", "test_freq: after_each_epoch", "max_length: 4096"},
         ),
     ],
 )
 def test_verl_composes_the_recipes_command(tmp_path, knobs, expected):
-    """The recipe's words, given to verl's trainer alone: without a process group."""
-    knobs = {"OUTPUT": str(tmp_path / "out"), "TRAIN_FILES": "t.parquet", "PYTHON": "echo"} | knobs
+    knobs = {"OUTPUT": str(tmp_path / "out"), "TRAIN_FILES": "[t.parquet]", "PYTHON": "echo"} | knobs
     printed = recipe("optim.clip_grad=0.5", **knobs).stdout.splitlines()[0]
     words = printed.partition("verl.trainer.sft_trainer ")[2].split()
-    composing = (
-        "import sys; from hydra import compose, initialize_config_module; from omegaconf import OmegaConf\n"
-        "with initialize_config_module('verl.trainer.config', version_base=None):\n"
-        "    print(OmegaConf.to_yaml(compose('sft_trainer_engine', overrides=sys.argv[1:])))"
-    )
-    words = [word for word in words if not word.startswith("hydra.")]
-    result = subprocess.run([sys.executable, "-c", composing, *words], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    lines = {line.strip() for line in result.stdout.splitlines()}
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("sft_trainer_engine", overrides=[word for word in words if not word.startswith("hydra.")])
+    lines = {line.strip() for line in OmegaConf.to_yaml(config).splitlines()}
     assert lines >= expected | {"clip_grad: 0.5"}
 
 
