@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Cold start: supervised training on traces of tool use, on verl's own SFT trainer, for a model that does not write the calls yet.
-#   Hardware: a 7B or 8B model, all weights: 8 GPUs of 80 GB. Not yet run on GPUs. One GPU of 24 GB: LORA_RANK=32, up to 3B.
-#   Memory:   weights, gradients and Adam's two moments in fp32 are 16 bytes a parameter over all GPUs: 8e9 x 16 / 8 = 16 GB each,
-#             and for one micro-batch of 16 384 tokens a layer's weights, checkpointed activations (4 GB) and logits (10 GB).
+#   Hardware: a 7B or 8B model: 8 GPUs of 80 GB. A 3B model by LoRA: one of 24 GB. Both are estimates; not yet run on GPUs.
+#   Memory:   8B, all weights: weights, gradients and Adam's two moments in fp32 are 16 bytes a parameter, over 8 GPUs 16 GB each;
+#             a micro-batch of 16 384 tokens: checkpointed activations 16 384 x 4096 x 36 layers x 2 bytes = 5 GB; logits 16 384 x
+#             152 000 in bf16 and their gradient in fp32: 15 GB, and a copy. Together 45 GB.
+#             3B by LoRA with the knobs below: weights in bf16 6 GB, 4096 tokens: activations 1 GB, logits 5 GB. Together 12 GB.
 #   Result:   $OUTPUT/checkpoints/global_step_N, which `arpo-verl export $OUTPUT/checkpoints MODEL` makes a Hugging Face model.
 #
 #   arpo-verl data traces traces.json --out traces.parquet --tokenizer MODEL --max-tokens 4096
 #   TRAIN_FILES=traces.parquet bash recipes/cold_start.sh
 #   TRAIN_FILES=traces.parquet SYNTAX=native bash recipes/cold_start.sh        # the model's own tool-call format
-#   TRAIN_FILES=traces.parquet LORA_RANK=32 LR=1e-4 NGPUS_PER_NODE=1 bash recipes/cold_start.sh
+#   TRAIN_FILES=traces.parquet LORA_RANK=32 LR=1e-4 MODEL_DTYPE=bf16 MAX_TOKEN_LEN_PER_GPU=4096 NGPUS_PER_NODE=1 \
+#     MODEL_PATH=Qwen/Qwen2.5-3B-Instruct bash recipes/cold_start.sh
 #   TRAIN_FILES=traces.parquet bash recipes/cold_start.sh optim.clip_grad=0.5  # any verl override may follow
 #
 # The same script in miniature, on 2 CPU cores in two minutes:
@@ -40,6 +43,7 @@ TOTAL_STEPS=${TOTAL_STEPS:-null}     # null: as many as TOTAL_EPOCHS have; at mo
 MAX_LENGTH=${MAX_LENGTH:-4096}       # tokens of a trace
 TRUNCATION=${TRUNCATION:-error}      # of longer ones: error, or right to cut them
 MAX_TOKEN_LEN_PER_GPU=${MAX_TOKEN_LEN_PER_GPU:-16384} # tokens of a micro-batch, at least MAX_LENGTH
+MODEL_DTYPE=${MODEL_DTYPE:-fp32}     # of the trained weights and their optimiser; computation is in bf16
 LORA_RANK=${LORA_RANK:-0}            # 0 trains all weights
 LORA_ALPHA=${LORA_ALPHA:-$((2 * LORA_RANK))}
 
@@ -56,6 +60,9 @@ fail() {
 }
 
 [[ -n $TRAIN_FILES ]] || fail "TRAIN_FILES is not set; expected a parquet of 'arpo-verl data traces'"
+for files in "$TRAIN_FILES" "$VALIDATION_FILES"; do
+  [[ $files == \[* || $files == null || -f $files ]] || fail "$files: no such file; expected a parquet of 'arpo-verl data traces'"
+done
 case $SYNTAX in
   tags) DATASET=TagTraceDataset ;;
   native) DATASET=NativeTraceDataset ;;
@@ -117,7 +124,7 @@ MODEL=(
 )
 ENGINE=(
   engine.strategy=fsdp2
-  engine.model_dtype=fp32 # of the trained weights and their optimiser; computation is in bf16
+  engine.model_dtype="$MODEL_DTYPE"
 )
 OPTIM=(
   optim.lr="$LR"

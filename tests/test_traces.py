@@ -24,6 +24,7 @@ from arpo_verl.rollout.protocols import Generation
 from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
 from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
 from arpo_verl.tiny_world import cold_start, model
+from arpo_verl.tiny_world.__main__ import write_traces
 
 TAGS = Tags(("python", "search"))
 OPTIONS = TraceOptions(TAGS)
@@ -247,6 +248,16 @@ def test_traces_of_the_tiny_world_have_the_tokens_of_its_own_cold_start():
         expected, labels = cold_start.encode_trace(tokenizer, question, pieces)
         assert ids == expected
         assert mask == [int(label != cold_start.IGNORED) for label in labels]
+
+
+def test_the_tiny_world_writes_traces_that_are_all_good_and_the_same_for_the_same_seed(tmp_path, capsys):
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        write_traces(tmp_path / name, seed, 30)
+    one, same, other = ((tmp_path / name / "traces.jsonl").read_text() for name in ("one", "same", "other"))
+    assert one == same != other
+    assert command(str(tmp_path / "one" / "traces.jsonl"), "--out", str(tmp_path / "out.parquet")) == 0
+    assert "30 written" in capsys.readouterr().out
 
 
 def command(*words: str) -> int:

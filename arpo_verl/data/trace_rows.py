@@ -64,8 +64,8 @@ def _read_message(path: str, message: Any) -> Message:
         raise RowError(f"field {path!r} has the role {name!r}; expected one of {', '.join(_ROLES)}")
     content = message.get("content", message.get("value"))
     if name == "function_call":
-        only_call = [{"function": _json(f"{path}.value", content)}]
-        return {"role": role, "content": "", "tool_calls": _read_calls(path, only_call)}
+        call = {"function": _json(f"{path}.value", content)}
+        return {"role": role, "content": "", "tool_calls": _read_calls(path, [call])}
     calls = message.get("tool_calls")
     text = _text(f"{path}.content", "" if content is None and calls else content)
     read: Message = {"role": role, "content": text}

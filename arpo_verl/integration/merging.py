@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 from verl.model_merger.base_model_merger import ModelMergerConfig
@@ -46,7 +47,10 @@ def export(checkpoint: Checkpoint, folder: Path, options: ExportOptions) -> Iter
 
     # It says of every shard that its mesh has no process group.
     logging.getLogger("torch.distributed.device_mesh").setLevel(logging.ERROR)
-    merger = StoredTypeMerger(checkpoint, folder, options)
+    try:
+        merger = StoredTypeMerger(checkpoint, folder, options)
+    except StrictDataclassError as error:
+        raise ValueError(f"{checkpoint.huggingface / 'config.json'} is not valid: {error}") from error
     merger.merge_and_save()
     size = sum(file.stat().st_size for file in folder.iterdir())
     types = ", ".join(sorted(merger.stored_types))
@@ -84,6 +88,11 @@ class StoredTypeMerger(FSDPModelMerger):
     ) -> dict[str, torch.Tensor]:
         """As verl's, without the cast to bfloat16."""
         shards = [load_shard(path) for path in self._checkpoint.shards[:total_shards]]
+        for rank, shard in enumerate(shards):
+            if shard.keys() != shards[0].keys():
+                raise RuntimeError(
+                    f"{self._checkpoint.folder}: rank {rank} has other weights than rank 0; take another step"
+                )
         weights = {}
         for name in list(shards[0]):
             parts = [shard.pop(name) for shard in shards]

@@ -32,7 +32,7 @@ def rows(questions: list[Question], split: str) -> list[dict[str, object]]:
             "prompt": [{"role": "user", "content": question.text}],
             "ability": question.grade,
             "reward_model": {"style": "rule", "ground_truth": question.answer},
-            "extra_info": {"split": split, "index": index},
+            "extra_info": {"split": split, "index": index, "ability": question.grade},
         }
         for index, question in enumerate(questions)
     ]
