@@ -1,50 +1,23 @@
-"""Runs of an evaluation, made by hand."""
+"""Runs of an evaluation with answers, made by hand."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from evaluation_records import HEADER, sample
+
 from arpo_verl.evaluation.records import CallRecord, RunHeader, SampleRecord, line_of
 
-HEADER = RunHeader(
-    model="tiny",
-    tokenizer="folder/tiny",
-    base_url="http://localhost:8000/v1",
-    token_ids="server",
-    sampling={"temperature": 0.6, "top_p": 0.95, "top_k": None},
-    limits={"max_tool_calls": 3},
-    call_format={"format": "arpo_tags"},
-    tools=["python", "search"],
-    tool_files=[],
-    overrides=[],
-    config="arpo_trainer",
-    data=[],
-    prompts=1,
-    n=1,
-    versions={},
-)
-
-SAMPLE = SampleRecord(
-    id="q0",
-    sample=0,
-    data_source="hotpotqa",
-    ability="qa",
-    question="Which city?",
-    truths=["Paris"],
-    output="",
-    calls=[],
-    generated_tokens=10,
-    response_tokens=15,
-    stop_reason="completed",
-    error=None,
-    seconds=1.0,
-    extra={},
-)
+SAMPLE = sample(
+    "q0", 0, data_source="hotpotqa", ability="qa", question="Which city?", truths=["Paris"],
+    generated_tokens=10, response_tokens=15, seconds=1.0,
+)  # fmt: skip
 
 
 def header(prompts: int, n: int) -> RunHeader:
-    return replace(HEADER, prompts=prompts, n=n)
+    sampling = {"temperature": 0.6, "top_p": 0.95, "top_k": None}
+    return replace(HEADER, prompts=prompts, n=n, sampling=sampling, limits={"max_tool_calls": 3})
 
 
 def boxed(answer: str) -> str:

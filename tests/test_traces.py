@@ -319,7 +319,7 @@ def test_a_trace_that_is_too_long_is_a_bad_row(tmp_path, capsys):
             ["traces.jsonl", "--out", "out.parquet", "--tag-open", "<x>"],
             "arpo.tag_open='<x>'; expected a text with {tool}",
         ),
-        (["empty.jsonl", "--out", "out.parquet"], "0 of 0 rows are bad, nothing was written"),
+        (["empty.jsonl", "--out", "out.parquet"], "no row is left of 0, nothing was written; it is empty"),
     ],
 )
 def test_what_can_not_work_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, words, problem):

@@ -24,7 +24,8 @@ from rich.table import Table
 
 from arpo_verl.data import traces_command
 from arpo_verl.data.catalog import DATASETS
-from arpo_verl.data.convert import Conversion, Options, convert
+from arpo_verl.data.conversion import RowCounts
+from arpo_verl.data.convert import Options, convert
 from arpo_verl.data.prompts import system_prompt
 from arpo_verl.data.report import Report
 from arpo_verl.data.source import open_source
@@ -162,7 +163,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_conversion(result: Conversion, label: str, out: Path) -> None:
+def _print_conversion(result: RowCounts, label: str, out: Path) -> None:
     print(f"{result.read:>7} rows read from {label}")
     print(f"{result.written:>7} written to {out}")
     for reason, count in result.excluded.most_common():

@@ -1,23 +1,16 @@
 """Rows of a public dataset to verl parquet. No row is dropped silently, and a bad one leaves no file behind."""
 
-import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from arpo_verl.data.catalog import Dataset
+from arpo_verl.data.conversion import RowCounts, write_parquet
 from arpo_verl.data.fields import ID, QUESTION, Fields, RowError, check_unicode
 from arpo_verl.data.prompts import SystemPrompt
 from arpo_verl.data.schema import ROLES, SCHEMA
 from arpo_verl.data.source import Source
-
-_ROWS_AT_A_TIME = 1000
-_SHOWN_BAD_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -32,71 +25,25 @@ class Options:
     skip_bad_rows: bool = False
 
 
-@dataclass
-class Conversion:
-    """What became of the rows: `read` is `written` plus those excluded and those that are bad."""
-
-    read: int = 0
-    written: int = 0
-    excluded: Counter[str] = field(default_factory=Counter)
-    """By reason."""
-    bad: Counter[str] = field(default_factory=Counter)
-    """By what is wrong."""
-    bad_rows: list[str] = field(default_factory=list)
-    """The first of them: file, row, and what is wrong."""
-
-    def refuse_bad_rows(self) -> None:
-        """Raise ValueError if there is one."""
-        count = self.bad.total()
-        if not count:
-            return
-        more = [f"... and {count - len(self.bad_rows)} more"] if count > len(self.bad_rows) else []
-        raise ValueError(
-            "\n  ".join([f"{count} of {self.read} rows are bad, nothing was written:", *self.bad_rows, *more])
-            + "\nCorrect the file, or leave them out with --skip-bad-rows"
-        )
-
-    def refuse_emptiness(self, label: str) -> None:
-        """Raise ValueError if no row is left."""
-        if self.written:
-            return
-        reasons = [f"{count} excluded: {reason}" for reason, count in self.excluded.items()]
-        reasons += [f"{count} bad: {reason}" for reason, count in self.bad.items()]
-        raise ValueError(
-            f"{label}: no row is left of {self.read}, nothing was written; {'; '.join(reasons) or 'it is empty'}"
-        )
-
-
-def convert(source: Source, dataset: Dataset, out: Path, options: Options) -> Conversion:
+def convert(source: Source, dataset: Dataset, out: Path, options: Options) -> RowCounts:
     """Write a dataset as one parquet of `SCHEMA`; the file appears when it is complete.
 
     Raises:
         ValueError: rows are bad (without `skip_bad_rows`), or none is left, or the source as a whole is bad.
         OSError: reading or writing failed.
     """
-    result = Conversion()
-    rows = converted_rows(source, dataset, options, result)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(unfinished, SCHEMA) as writer:
-            batch: list[dict[str, Any]] = []
-            for row in rows:
-                batch.append(row)
-                if len(batch) == _ROWS_AT_A_TIME:
-                    writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-                    batch = []
-            writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
+    result = RowCounts()
+
+    def check() -> None:
         if not options.skip_bad_rows:
             result.refuse_bad_rows()
         result.refuse_emptiness(source.label)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+    write_parquet(out, SCHEMA, converted_rows(source, dataset, options, result), check)
     return result
 
 
-def converted_rows(source: Source, dataset: Dataset, options: Options, result: Conversion) -> Iterator[dict[str, Any]]:
+def converted_rows(source: Source, dataset: Dataset, options: Options, result: RowCounts) -> Iterator[dict[str, Any]]:
     """Yield the good rows in the output's shape and count all of them in `result`."""
     for number, row in source.rows():
         if result.written == options.limit:
@@ -112,9 +59,7 @@ def converted_rows(source: Source, dataset: Dataset, options: Options, result: C
                 continue
             converted = _converted(_read(fields, dataset), options, index=number - 1)
         except RowError as error:
-            result.bad[str(error)] += 1
-            if len(result.bad_rows) < _SHOWN_BAD_ROWS:
-                result.bad_rows.append(f"{source.label}, row {number}: {error}")
+            result.add_bad(f"{source.label}, row {number}", error)
             continue
         result.written += 1
         yield converted

@@ -11,7 +11,6 @@ keys, and a call's arguments would gain those of all other calls.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from arpo_verl.data.conversion import RowCounts, write_parquet
 from arpo_verl.data.fields import RowError
 from arpo_verl.data.source import Source
 from arpo_verl.data.trace_rows import TEXT_FIELDS, Message, read_messages, read_tools
@@ -41,9 +40,6 @@ SCHEMA = pa.schema(
         pa.field("tools", pa.string()),
     ]
 )
-
-_ROWS_AT_A_TIME = 1000
-_SHOWN_BAD_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -65,55 +61,34 @@ class TraceOptions:
 
 
 @dataclass
-class TraceConversion:
-    """What became of the rows: `read` is `written` plus those that are bad."""
+class TraceCounts(RowCounts):
+    """What became of the rows, and of the traces in them."""
 
-    read: int = 0
-    written: int = 0
-    bad: Counter[str] = field(default_factory=Counter)
-    """By what is wrong."""
-    bad_rows: list[str] = field(default_factory=list)
-    """The first of them: file, row, field and what is wrong."""
     calls: Counter[str] = field(default_factory=Counter)
     """By tool, in the traces that were written."""
     without_calls: int = 0
     """Traces that were written and call no tool."""
 
 
-def convert_traces(source: Source, out: Path, options: TraceOptions, skip_bad_rows: bool) -> TraceConversion:
+def convert_traces(source: Source, out: Path, options: TraceOptions, skip_bad_rows: bool) -> TraceCounts:
     """Write traces as one parquet of `SCHEMA`; the file appears when it is complete.
 
     Raises:
         ValueError: rows are bad (unless `skip_bad_rows`), or none is left, or the source as a whole is bad.
         OSError: reading or writing failed.
     """
-    result = TraceConversion()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with pq.ParquetWriter(unfinished, SCHEMA) as writer:
-            batch = []
-            for trace in _good_traces(source, options, result):
-                batch.append(trace)
-                if len(batch) == _ROWS_AT_A_TIME:
-                    writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-                    batch = []
-            writer.write_table(pa.Table.from_pylist(batch, SCHEMA))
-        bad = result.bad.total()
-        if (bad and not skip_bad_rows) or not result.written:
-            raise ValueError(
-                "\n  ".join(
-                    [f"{source.label}: {bad} of {result.read} rows are bad, nothing was written", *result.bad_rows]
-                )
-                + ("\nCorrect the file, or leave them out with --skip-bad-rows" if result.written else "")
-            )
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    result = TraceCounts()
+
+    def check() -> None:
+        if not skip_bad_rows:
+            result.refuse_bad_rows()
+        result.refuse_emptiness(source.label)
+
+    write_parquet(out, SCHEMA, _good_traces(source, options, result), check)
     return result
 
 
-def _good_traces(source: Source, options: TraceOptions, result: TraceConversion) -> Iterator[dict[str, Any]]:
+def _good_traces(source: Source, options: TraceOptions, result: TraceCounts) -> Iterator[dict[str, Any]]:
     for number, row in source.rows():
         result.read += 1
         try:
@@ -121,9 +96,7 @@ def _good_traces(source: Source, options: TraceOptions, result: TraceConversion)
                 raise row
             trace = convert_trace(row, options)
         except RowError as error:
-            result.bad[str(error)] += 1
-            if len(result.bad_rows) < _SHOWN_BAD_ROWS:
-                result.bad_rows.append(f"{source.label}, row {number}: {error}")
+            result.add_bad(f"{source.label}, row {number}", error)
             continue
         result.written += 1
         calls = list(calls_of(trace["messages"], options.tags))

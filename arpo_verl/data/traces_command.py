@@ -21,7 +21,7 @@ from arpo_verl.data.prompts import system_prompt_of
 from arpo_verl.data.source import open_source
 from arpo_verl.data.trace_rows import Message
 from arpo_verl.data.trace_tokens import encode_tag_trace
-from arpo_verl.data.traces import TraceConversion, TraceOptions, convert_traces
+from arpo_verl.data.traces import TraceCounts, TraceOptions, convert_traces
 from arpo_verl.rollout.tag_syntax import Tags
 
 _SHOWN_REASONS = 10
@@ -118,7 +118,7 @@ def token_counter(model: str, syntax: str, tags: Tags) -> Callable[[list[Message
     return count
 
 
-def _print(result: TraceConversion, arguments: argparse.Namespace) -> None:
+def _print(result: TraceCounts, arguments: argparse.Namespace) -> None:
     print(f"{result.read:>7} rows read from {arguments.source}")
     print(f"{result.written:>7} written to {arguments.out}")
     for tool, count in result.calls.most_common():
