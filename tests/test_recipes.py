@@ -268,7 +268,7 @@ def test_a_recipe_trains_in_miniature_by_environment_variables_alone(name, prese
 def test_two_machines_train_on_a_ray_cluster_that_is_already_running(world, tmp_path, monkeypatch):
     for name, value in (("VERL_PLATFORM", "cpu"), ("OMP_NUM_THREADS", "1")):
         monkeypatch.setenv(name, value)  # as for `ray start` on each machine
-    cluster = Cluster(head_node_args={"num_cpus": 16, "num_gpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 16, "num_gpus": 1})
     try:
         cluster.add_node(num_cpus=16, num_gpus=1)
         settings = {"PRESET": "tiny", "NNODES": "2", "RAY_ADDRESS": cluster.address}
