@@ -148,7 +148,7 @@ def test_a_run_stops_above_the_share_of_failures_resumes_and_ends_cleanly_at_its
         assert logged(tmp_path)[stopped]["tools/infrastructure_fraction"] > 0.05
 
         server.mood = "well"
-        cap = f"      max_paid_calls: 40\n      limits_file: {tmp_path / 'limits.sqlite'}\n"
+        cap = f"      max_paid_calls: 60\n      limits_file: {tmp_path / 'limits.sqlite'}\n"
         words = [*overrides(tmp_path, server, cap), "trainer.total_training_steps=50"]
         rest = train(world, tmp_path, *words, SERPER_API_KEY="key")
     log = (tmp_path / "train.log").read_text(errors="replace")

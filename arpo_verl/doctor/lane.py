@@ -86,7 +86,8 @@ def stages_of(name: str, subject: Subject) -> list[Stage]:
         return light_stages(subject)
     from arpo_verl.integration.doctor_checks import verl_stages
 
-    return verl_stages(subject)
+    stages: list[Stage] = verl_stages(subject)
+    return stages
 
 
 def main() -> None:

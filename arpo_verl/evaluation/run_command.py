@@ -194,7 +194,8 @@ class Evaluation:
 
         chosen = {name: getattr(self._arguments, name) for name in SAMPLING}
         given = {name: value for name, value in chosen.items() if value is not None}
-        return validation_sampling(self._rollouts.config) | given | {"seed": self._arguments.seed}
+        usual: dict[str, float | int | None] = validation_sampling(self._rollouts.config)
+        return usual | given | {"seed": self._arguments.seed}
 
     def _describe(self, n: int) -> RunHeader:
         """Return the settings, as far as they are known before the server has been asked."""
