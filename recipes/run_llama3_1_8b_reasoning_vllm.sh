@@ -5,7 +5,8 @@
 #   Score:    the paper's average over ten benchmarks is 55.3, and 51.1 for GRPO, one run each.
 #   Model:    its licence has to be accepted on the Hub once, by the account of HF_TOKEN; or MODEL_PATH=a folder.
 #
-#   arpo-verl data convert arpo-reasoning --out train.parquet && arpo-verl data convert math500 --out validation.parquet
+#   arpo-verl data convert arpo-reasoning --system-prompt tags --skip-bad-rows --out train.parquet # one row has no answer
+#   arpo-verl data convert math500 --system-prompt train.parquet --out validation.parquet
 #   export TRAIN_FILES=train.parquet VALIDATION_FILES=validation.parquet ARPO_SEARCH_CORPUS=corpus.jsonl
 #   bash recipes/run_llama3_1_8b_reasoning_vllm.sh                     # ARPO
 #   ALGORITHM=grpo bash recipes/run_llama3_1_8b_reasoning_vllm.sh      # the same without branching; ppo: with a critic

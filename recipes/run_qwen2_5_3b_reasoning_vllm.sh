@@ -4,7 +4,8 @@
 #   Cost:     costs.md: memory, hours and tool calls, estimated with their arithmetic. Not yet run on GPUs.
 #   Score:    the paper's average over ten benchmarks is 52.8, and 50.4 for GRPO, one run each.
 #
-#   arpo-verl data convert arpo-reasoning --out train.parquet && arpo-verl data convert math500 --out validation.parquet
+#   arpo-verl data convert arpo-reasoning --system-prompt tags --skip-bad-rows --out train.parquet # one row has no answer
+#   arpo-verl data convert math500 --system-prompt train.parquet --out validation.parquet
 #   export TRAIN_FILES=train.parquet VALIDATION_FILES=validation.parquet ARPO_SEARCH_CORPUS=corpus.jsonl
 #   bash recipes/run_qwen2_5_3b_reasoning_vllm.sh                     # ARPO
 #   ALGORITHM=grpo bash recipes/run_qwen2_5_3b_reasoning_vllm.sh      # the same without branching; ppo: with a critic

@@ -4,7 +4,8 @@
 #   Cost:     costs.md: memory, hours, tool calls and paid searches, estimated with their arithmetic. Not yet run on GPUs.
 #   Score:    the paper's is GAIA 43.7, WebWalker 36.0, HLE 10.0, xbench 32.0 (GRPO: 36.9, 30.0, 8.6, 27.0), one run each.
 #
-#   arpo-verl data convert arpo-deepsearch --out train.parquet && arpo-verl data convert xbench-deepsearch --out val.parquet
+#   arpo-verl data convert arpo-deepsearch --system-prompt tags --tools python,search,browse --out train.parquet
+#   arpo-verl data convert xbench-deepsearch --system-prompt train.parquet --out val.parquet
 #   export TRAIN_FILES=train.parquet VALIDATION_FILES=val.parquet SERPER_API_KEY=...
 #   RAY_ADDRESS=HOST:6379 bash recipes/run_qwen3_14b_deep_search_vllm.sh # ARPO, on a Ray cluster of two machines: README.md
 #   ALGORITHM=grpo RAY_ADDRESS=HOST:6379 bash recipes/run_qwen3_14b_deep_search_vllm.sh # the same without branching

@@ -4,7 +4,8 @@
 #   Cost:     costs.md: memory, hours, tool calls and paid searches, estimated with their arithmetic. Not yet run on GPUs.
 #   Score:    the paper's is GAIA 38.8, WebWalker 30.5, HLE 8.8, xbench 25.0 (GRPO: 32.0, 29.0, 7.8, 20.0), one run each.
 #
-#   arpo-verl data convert arpo-deepsearch --out train.parquet && arpo-verl data convert xbench-deepsearch --out val.parquet
+#   arpo-verl data convert arpo-deepsearch --system-prompt tags --tools python,search,browse --out train.parquet
+#   arpo-verl data convert xbench-deepsearch --system-prompt train.parquet --out val.parquet
 #   export TRAIN_FILES=train.parquet VALIDATION_FILES=val.parquet SERPER_API_KEY=...
 #   bash recipes/run_qwen3_8b_deep_search_vllm.sh                     # ARPO
 #   ALGORITHM=grpo bash recipes/run_qwen3_8b_deep_search_vllm.sh      # the same without branching; ppo: with a critic

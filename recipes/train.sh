@@ -121,7 +121,7 @@ CRITIC=(
   critic.strategy=fsdp2
   critic.model.path="$MODEL_PATH"
   critic.optim.lr="$CRITIC_LR"
-  critic.ppo_max_token_len_per_gpu="$PPO_MAX_TOKEN_LEN_PER_GPU"
+  ++critic.ppo_infer_max_token_len_per_gpu="$PPO_MAX_TOKEN_LEN_PER_GPU" # verl 0.9.1 takes it for updates too
   critic.fsdp.model_dtype="$MODEL_DTYPE"
   critic.fsdp.offload_policy="$OFFLOAD"
 )

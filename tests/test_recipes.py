@@ -154,7 +154,7 @@ def test_ppo_has_a_critic_that_starts_from_the_same_model(tmp_path, data):
     assert config.critic.model.path == config.actor_rollout_ref.model.path == "Qwen/Qwen2.5-7B-Instruct"
     assert config.critic.ppo_mini_batch_size == 16
     assert config.critic.use_dynamic_bsz
-    assert config.critic.ppo_max_token_len_per_gpu == 16384
+    assert config.critic.ppo_infer_max_token_len_per_gpu == 16384
 
 
 @each_script

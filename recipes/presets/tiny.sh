@@ -4,7 +4,8 @@
 : "${PYTHON:=$RECIPES/../.venv/bin/python}" # bash recipes/install.sh
 : "${WORLD:=outputs/tiny-world}"
 [[ $WORLD == /* ]] || WORLD=$PWD/$WORLD
-[[ -f $WORLD/done.json ]] || "$PYTHON" -m arpo_verl.tiny_world --out "$WORLD"
+# Waiting threads that spin would take the cores from each other where they are shared.
+[[ -f $WORLD/done.json ]] || OMP_WAIT_POLICY=PASSIVE "$PYTHON" -m arpo_verl.tiny_world --out "$WORLD"
 export HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 
 : "${PLATFORM:=cpu}" "${NNODES:=1}" "${NGPUS_PER_NODE:=1}" "${ROLLOUT_TP:=1}"
