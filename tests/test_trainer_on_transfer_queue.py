@@ -1,6 +1,7 @@
 """The advantage step of all three V1 trainers on a real TransferQueue: hard advantage, padding rows, bad rewards."""
 
 import math
+import types
 
 import pytest
 import torch
@@ -83,7 +84,8 @@ def advantages(tq, mode: str, advantage: str, rewards: dict | None = None) -> tu
     with initialize_config_module("arpo_verl.config", version_base=None):
         config = compose("arpo_trainer", overrides=[*overrides, "algorithm.norm_adv_by_std_in_grpo=False"])
     trainer = object.__new__(get_trainer_cls(mode))
-    trainer.config, trainer.parameter_sync_step = config, 1
+    trainer.config, trainer.parameter_sync_step, trainer.global_steps = config, 1, 1
+    trainer.logger = types.SimpleNamespace(log=lambda data, step: None)
     batch = put(tq, rewards or {})
     metrics: dict = {}
     trainer._compute_advantage(batch, metrics)
@@ -120,3 +122,17 @@ def test_a_batch_without_a_leaf_to_train_on_is_an_error(transfer_queue):
     nothing = {(uid, session): math.nan for uid, session, *_ in LEAVES}
     with pytest.raises(RuntimeError, match="all 4 leaves are left out"):
         advantages(transfer_queue, "sync", "soft", nothing)
+
+
+def test_finished_prompts_are_asked_again_by_a_run_that_resumes_after_its_tools_have_failed(transfer_queue):
+    from arpo_verl.integration.trainer import ask_again
+
+    states = {"a": ("finished", True), "b": ("running", True), "a_0_0": ("success", False)}
+    for key, (status, is_prompt) in states.items():
+        tag = {"status": status, "is_prompt": is_prompt, "global_steps": 3}
+        transfer_queue.kv_put(key=key, partition_id="train", fields={"uid": key}, tag=tag)
+    ask_again("train")
+    tags = transfer_queue.kv_list("train")["train"]
+    transfer_queue.kv_clear(partition_id="train", keys=list(states))
+    assert {key: tags[key]["status"] for key in states} == {"a": "pending", "b": "running", "a_0_0": "success"}
+    assert tags["a"]["global_steps"] == 3

@@ -57,10 +57,11 @@ class ArpoConfig:
     max_calls_per_tool: Mapping[str, int] = field(default_factory=dict)
     """Calls of one leaf by tool, within `max_tool_calls`; one more is answered by an error that says so."""
     max_call_seconds: float = 120.0
-    """Wall-clock limit of a call beside the tool's own, as in the released code; then the call is cancelled."""
+    """Wall-clock limit of a call with its retries, beside the tool's own, as in the released code. Then the call is
+    cancelled; it counts as failed by no fault of the model."""
     max_leaf_seconds: float | None = None
     """Wall-clock limit of a leaf, its prefix and generation included. It is looked at between turns and ends calls, not
-    generation requests. None is no limit."""
+    generation requests. None is no limit. With it, `schedule=lockstep` gives the same tree only if no leaf runs out."""
     stuck_call_seconds: float = 60.0
     """A call older than this is named in the log."""
     infrastructure_retries: int = 1

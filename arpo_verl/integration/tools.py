@@ -18,6 +18,8 @@ from arpo_verl.rollout.protocols import ToolAnswer, ToolCall
 logger = logging.getLogger(__name__)
 
 MODEL_ERROR = ToolStatus.MODEL_ERROR.value
+BAD_ARGUMENTS = (TypeError, ValueError, LookupError, ArithmeticError)
+"""What a tool raises for arguments that it can't use; anything else is taken for a failure of the tool."""
 
 
 def _schema(name: str, description: str, parameter: str, parameter_description: str) -> OpenAIFunctionToolSchema:
@@ -128,6 +130,8 @@ class VerlTools:
                 response, reward, metrics = await self._execute_instance(
                     tool, arguments, self._agent_data(state, messages)
                 )
+        except BAD_ARGUMENTS as error:
+            return ToolAnswer(f"Error executing tool {call.name!r}: {error}", MODEL_ERROR)
         except Exception as error:
             logger.exception("tool %r failed on %s", call.name, json.dumps(str(call.arguments)[:200]))
             return ToolAnswer(f"Error executing tool {call.name!r}: {error}", ToolStatus.INFRASTRUCTURE_ERROR.value)

@@ -33,7 +33,7 @@ class ArpoTrainer(PPOTrainer):
     """Chooses the rollout, checks that every prompt has all its leaves, hands the trees to the estimator, logs them.
 
     Ends the run when its tools no longer work, with the state of the last finished step saved; also a run of another
-    algorithm whose rollout is `tag_agent`.
+    algorithm whose rollout is `tag_agent`. Not covered: validation, and groups that verl's filter drops before.
     """
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
@@ -54,7 +54,17 @@ class ArpoTrainer(PPOTrainer):
     def on_step_begin(self) -> None:
         super().on_step_begin()
         # For a run that ends in this step: the next one is to train on the same prompts again.
-        self._position_in_data = self.train_dataloader.state_dict() if self.global_steps > 1 else None
+        is_kept = self.global_steps > 1 and self.trainer_mode == "sync"
+        self._position_in_data = self.train_dataloader.state_dict() if is_kept else None
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        is_own = self.config.trainer.resume_mode == "auto"
+        self._saved_step = self.global_steps if is_own else None
+
+    def _save_checkpoint(self) -> None:
+        super()._save_checkpoint()
+        self._saved_step = self.global_steps
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         is_arpo = wants_arpo(self.config)
@@ -86,24 +96,35 @@ class ArpoTrainer(PPOTrainer):
         try:
             yield
         except RunStopped as stop:
-            self.logger.log(data=metrics, step=self.global_steps)
-            # The queue is part of a checkpoint; a resumed run must not find the leaves of this step in it.
-            tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
-            raise type(stop)(f"{stop}. {self._save_last_finished_step()}") from None
+            where = self._save_last_finished_step(batch)
+            numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
+            self.logger.log(data=numbers, step=self.global_steps)
+            raise type(stop)(f"{stop}. {where}") from None
 
-    def _save_last_finished_step(self) -> str:
+    def _save_last_finished_step(self, batch: KVBatchMeta) -> str:
         """Return in words what is saved."""
         last_finished = self.global_steps - 1
         if last_finished == 0:
             return "No step has been finished, so there is nothing to save."
+        if self.local_trigger_step > 0:
+            return (
+                f"Step {self.global_steps} has updated the weights already, so its state is not saved; the last "
+                f"checkpoint is that of trainer.save_freq."
+            )
         folder = Path(self.config.trainer.default_local_dir, f"global_step_{last_finished}")
-        if not folder.exists():
+        if self.trainer_mode != "sync":
+            # The queue is part of a checkpoint: a resumed run must not find leaves in it whose tools failed.
+            tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
+            ask_again(batch.partition_id)
+        if self.trainer_mode != "sync" or self._saved_step != last_finished:
             self.global_steps = last_finished
             self._save_checkpoint()
             self.global_steps += 1
-            if self.trainer_mode == "sync":  # the others keep prompts that have been fetched in the queue
+            if self.trainer_mode == "sync":
                 torch.save(self._position_in_data, folder / "data.pt")
-        return f"The state of step {last_finished} is in {folder}; the same command goes on from there."
+        is_found = self.config.trainer.resume_mode == "auto"
+        how = "the same command" if is_found else f"trainer.resume_mode=resume_path, resume_from_path={folder}"
+        return f"The state of step {last_finished} is in {folder}; {how} goes on from there."
 
     def _tree_tensors(self, batch: KVBatchMeta, records: dict[str, LeafRecord], metrics: dict[str, Any]) -> TreeTensors:
         """Collect what the estimator needs; log the actor's entropies and rewards that are no numbers."""
@@ -153,6 +174,15 @@ class ArpoTrainer(PPOTrainer):
         if wants_arpo(self.config) and is_training:
             columns.update(leaf_columns(read_extra_fields(columns["uid"], "train")))
         super()._dump_generations(*args, **kwargs)
+
+
+def ask_again(partition_id: str) -> None:
+    """Have a resumed run grow the leaves of finished prompts anew (`trainer_base.py`, `_reissue_inflight_prompts`)."""
+    tags = tq.kv_list(partition_id).get(partition_id, {})
+    finished = {key: tag for key, tag in tags.items() if tag.get("is_prompt") and tag.get("status") == "finished"}
+    if finished:
+        again = [{**tag, "status": "pending"} for tag in finished.values()]
+        tq.kv_batch_put(keys=list(finished), partition_id=partition_id, tags=again)
 
 
 def prompt_of(key: str) -> str:

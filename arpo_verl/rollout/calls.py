@@ -77,24 +77,35 @@ class CallExecutor:
         """Return the answer and how often the call was made again."""
         watchdog = watchdog_of_this_process(self.config.stuck_call_seconds)
         end = time.monotonic() + min(self.config.max_call_seconds, self.seconds_left(leaf))
+        failure: ToolAnswer | None = None
         with watchdog.watch(f"tool {call.name!r} on {str(call.arguments)[:200]!r}, leaf {leaf.path}"):
             for retry in range(self.config.infrastructure_retries + 1):
                 answer = await self._call_before(end, leaf, call)
+                if answer is None:
+                    return failure or self._without_answer(leaf, call), retry
                 if answer.status != INFRASTRUCTURE_ERROR or retry == self.config.infrastructure_retries:
                     break
+                failure = answer
                 pause = FIRST_RETRY_SECONDS * 2**retry * random.uniform(0.5, 1.5)
                 if time.monotonic() + pause >= end:
                     break
                 await asyncio.sleep(pause)
         return answer, retry
 
-    async def _call_before(self, end: float, leaf: Leaf, call: ToolCall) -> ToolAnswer:
-        seconds = max(0.0, end - time.monotonic())
-        answer = await _within(seconds, self.tools.execute(call, leaf.tool_state, leaf.messages))
-        if answer is None:
-            logger.warning("tool %r gave no answer in %.0f s", call.name, seconds)
-            return ToolAnswer(f"Error: '{call.name}' gave no answer in {seconds:.3g} s.", TIMEOUT)
-        return answer
+    async def _call_before(self, end: float, leaf: Leaf, call: ToolCall) -> ToolAnswer | None:
+        """Make the call, unless there is no time for it; None where it has not been answered in time."""
+        seconds = end - time.monotonic()
+        if seconds <= 0:
+            return None
+        return await _within(seconds, self.tools.execute(call, leaf.tool_state, leaf.messages))
+
+    def _without_answer(self, leaf: Leaf, call: ToolCall) -> ToolAnswer:
+        """A tool that keeps no time limit of its own is at fault; a leaf that has no time left is not."""
+        if self.seconds_left(leaf) <= 0:
+            return ToolAnswer(f"Error: no time is left for '{call.name}'.", TIMEOUT)
+        limit = self.config.max_call_seconds
+        logger.warning("tool %r gave no answer in %g s", call.name, limit)
+        return ToolAnswer(f"Error: '{call.name}' gave no answer in {limit:g} s.", INFRASTRUCTURE_ERROR)
 
     def seconds_left(self, leaf: Leaf) -> float:
         """Return how long a leaf may still live; infinity without `arpo.max_leaf_seconds`."""
@@ -106,16 +117,14 @@ async def _within(seconds: float, answering: Coroutine[Any, Any, ToolAnswer]) ->
     """Return the answer, or None if there is none in time. `asyncio.wait_for` would wait for a call that goes on."""
     task = asyncio.ensure_future(answering)
     try:
-        done, _ = await asyncio.wait({task}, timeout=seconds)
-        if done:
-            return task.result()
-        task.cancel()
-        await asyncio.wait({task}, timeout=CANCELLATION_SECONDS)
-        return None
-    finally:
+        await asyncio.wait({task}, timeout=seconds)
+        return task.result() if task.done() else None
+    finally:  # also where the leaf itself is cancelled
         if not task.done():
             task.cancel()
-            _left_behind.add(task)
+            await asyncio.wait({task}, timeout=CANCELLATION_SECONDS)
+            if not task.done():
+                _left_behind.add(task)
             task.add_done_callback(_forget)
 
 
