@@ -78,19 +78,19 @@ class CallExecutor:
         watchdog = watchdog_of_this_process(self.config.stuck_call_seconds)
         end = time.monotonic() + min(self.config.max_call_seconds, self.seconds_left(leaf))
         failure: ToolAnswer | None = None
+        retry = 0
         with watchdog.watch(f"tool {call.name!r} on {str(call.arguments)[:200]!r}, leaf {leaf.path}"):
-            for retry in range(self.config.infrastructure_retries + 1):
+            while True:
                 answer = await self._call_before(end, leaf, call)
                 if answer is None:
                     return failure or self._without_answer(leaf, call), retry
-                if answer.status != INFRASTRUCTURE_ERROR or retry == self.config.infrastructure_retries:
-                    break
-                failure = answer
                 pause = FIRST_RETRY_SECONDS * 2**retry * random.uniform(0.5, 1.5)
-                if time.monotonic() + pause >= end:
-                    break
+                is_last = retry == self.config.infrastructure_retries or time.monotonic() + pause >= end
+                if answer.status != INFRASTRUCTURE_ERROR or is_last:
+                    return answer, retry
+                failure = answer
                 await asyncio.sleep(pause)
-        return answer, retry
+                retry += 1
 
     async def _call_before(self, end: float, leaf: Leaf, call: ToolCall) -> ToolAnswer | None:
         """Make the call, unless there is no time for it; None where it has not been answered in time."""
