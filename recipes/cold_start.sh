@@ -59,6 +59,11 @@ fail() {
   exit 2
 }
 
+# Hydra's grammar gives a meaning to most punctuation; lists, [a,b], and null are left as they are.
+quoted() {
+  if [[ $1 == \[* || $1 == null ]]; then printf '%s' "$1"; else printf "'%s'" "${1//\'/\\\'}"; fi
+}
+
 [[ -n $TRAIN_FILES ]] || fail "TRAIN_FILES is not set; expected a parquet of 'arpo-verl data traces'"
 for files in "$TRAIN_FILES" "$VALIDATION_FILES"; do
   [[ $files == \[* || $files == null || -f $files ]] || fail "$files: no such file; expected a parquet of 'arpo-verl data traces'"
@@ -107,8 +112,8 @@ mkdir -p "$OUTPUT"
 export VERL_FILE_LOGGER_PATH=${VERL_FILE_LOGGER_PATH:-$OUTPUT/metrics.jsonl}
 
 DATA=(
-  "data.train_files=$TRAIN_FILES"
-  "data.val_files=$VALIDATION_FILES"
+  data.train_files="$(quoted "$TRAIN_FILES")"
+  data.val_files="$(quoted "$VALIDATION_FILES")"
   data.custom_cls.path=pkg://arpo_verl.integration.trace_dataset
   data.custom_cls.name="$DATASET"
   data.train_batch_size="$TRAIN_BATCH_SIZE"
@@ -118,7 +123,7 @@ DATA=(
   data.max_token_len_per_gpu="$MAX_TOKEN_LEN_PER_GPU"
 )
 MODEL=(
-  model.path="$MODEL_PATH"
+  model.path="$(quoted "$MODEL_PATH")"
   model.lora_rank="$LORA_RANK"
   model.lora_alpha="$LORA_ALPHA"
 )
@@ -134,8 +139,8 @@ OPTIM=(
 )
 TRAINER=(
   trainer.project_name=arpo_verl
-  trainer.experiment_name="$(basename "$OUTPUT")"
-  trainer.default_local_dir="$OUTPUT/checkpoints"
+  trainer.experiment_name="$(quoted "$(basename "$OUTPUT")")"
+  trainer.default_local_dir="$(quoted "$OUTPUT/checkpoints")"
   trainer.total_epochs="$TOTAL_EPOCHS"
   trainer.total_training_steps="$TOTAL_STEPS"
   trainer.save_freq="$SAVE_FREQ"
@@ -144,7 +149,7 @@ TRAINER=(
   trainer.logger="$LOGGER"
   trainer.nnodes="$NNODES"
   trainer.n_gpus_per_node="$NGPUS_PER_NODE"
-  hydra.run.dir="$OUTPUT/hydra"
+  hydra.run.dir="$(quoted "$OUTPUT/hydra")"
 )
 
 "$PYTHON" -m torch.distributed.run "${LAUNCH[@]}" --nproc-per-node="$NGPUS_PER_NODE" -m verl.trainer.sft_trainer \

@@ -9,6 +9,11 @@ fail() {
   exit 2
 }
 
+# Hydra's grammar gives a meaning to most punctuation; lists, [a,b], are left as they are.
+quoted() {
+  if [[ $1 == \[* ]]; then printf '%s' "$1"; else printf "'%s'" "${1//\'/\\\'}"; fi
+}
+
 for preset in ${PRESET:-}; do
   [[ -f $RECIPES/presets/$preset.sh ]] ||
     fail "PRESET names '$preset'; expected some of $(basename -as .sh "$RECIPES"/presets/*.sh | xargs)"

@@ -71,8 +71,8 @@ if ((NNODES > 1)); then
 fi
 
 DATA=(
-  data.train_files="$TRAIN_FILES"
-  data.val_files="$VALIDATION_FILES"
+  data.train_files="$(quoted "$TRAIN_FILES")"
+  data.val_files="$(quoted "$VALIDATION_FILES")"
   data.train_batch_size="$TRAIN_BATCH_SIZE"
   data.max_prompt_length="$MAX_PROMPT_LENGTH"
   data.max_response_length="$MAX_RESPONSE_LENGTH"
@@ -80,7 +80,7 @@ DATA=(
 )
 
 MODEL=(
-  actor_rollout_ref.model.path="$MODEL_PATH"
+  actor_rollout_ref.model.path="$(quoted "$MODEL_PATH")"
   actor_rollout_ref.model.lora_rank="$LORA_RANK"
   actor_rollout_ref.model.lora_alpha="$LORA_RANK"
 )
@@ -104,7 +104,7 @@ ROLLOUT=(
   actor_rollout_ref.rollout.tensor_model_parallel_size="$ROLLOUT_TP"
   actor_rollout_ref.rollout.gpu_memory_utilization="$ROLLOUT_GPU_MEM_UTIL"
   actor_rollout_ref.rollout.load_format="$LOAD_FORMAT"
-  actor_rollout_ref.rollout.multi_turn.tool_config_path="$TOOLS"
+  actor_rollout_ref.rollout.multi_turn.tool_config_path="$(quoted "$TOOLS")"
 )
 
 ARPO=(
@@ -119,7 +119,7 @@ ARPO=(
 # verl makes a critic for ALGORITHM=ppo alone. It starts from the actor's weights and shares its batch sizes.
 CRITIC=(
   critic.strategy=fsdp2
-  critic.model.path="$MODEL_PATH"
+  critic.model.path="$(quoted "$MODEL_PATH")"
   critic.optim.lr="$CRITIC_LR"
   ++critic.ppo_infer_max_token_len_per_gpu="$PPO_MAX_TOKEN_LEN_PER_GPU" # verl 0.9.1 takes it for updates too
   critic.fsdp.model_dtype="$MODEL_DTYPE"
@@ -140,11 +140,11 @@ TRAINER=(
   trainer.test_freq="$TEST_FREQ"
   trainer.logger="$LOGGER"
   trainer.project_name=arpo
-  trainer.experiment_name="$EXPERIMENT_NAME"
-  trainer.default_local_dir="$OUTPUT/checkpoints"
-  trainer.rollout_data_dir="$OUTPUT/rollouts"
-  trainer.validation_data_dir="$OUTPUT/validation"
-  hydra.run.dir="$OUTPUT/hydra"
+  trainer.experiment_name="$(quoted "$EXPERIMENT_NAME")"
+  trainer.default_local_dir="$(quoted "$OUTPUT/checkpoints")"
+  trainer.rollout_data_dir="$(quoted "$OUTPUT/rollouts")"
+  trainer.validation_data_dir="$(quoted "$OUTPUT/validation")"
+  hydra.run.dir="$(quoted "$OUTPUT/hydra")"
 )
 
 exec "$PYTHON" -m verl.trainer.main_ppo --config-path pkg://arpo_verl.config --config-name arpo_trainer \

@@ -8,6 +8,7 @@ from arpo_verl.evaluation.records import DataFile, RunHeader, SampleRecord
 HEADER = RunHeader(
     model="tiny",
     tokenizer="models/tiny",
+    weights=None,
     base_url="http://127.0.0.1:8000",
     token_ids="server",
     sampling={

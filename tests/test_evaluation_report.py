@@ -265,7 +265,7 @@ n 2; temperature 0.6, top_p 0.95; max_tool_calls 3; tools: python, search.
 | all         | accuracy    |       4 |       3 | **37.5 ± 23.9** | 50.0 ± 28.9 | 50.0 ± 28.9 |
 
 * ± is one standard error, over prompts. pass@1 is avg@2.
-* 3 of 8 samples have no response (2 were not reached, 1 ended in an error): they count as wrong. `arpo-verl eval run` goes on where it stopped.
+* 3 of 8 samples have no response and count as wrong: 2 were not reached, which the same `arpo-verl eval run` makes up for, and 1 were refused by the server.
 * 1 of 4 prompts have no line at all: they count as wrong over all, and are in no other row, since their data source is not known.
 
 ## Reward of the training

@@ -199,7 +199,7 @@ def test_what_is_wrong_is_said_and_nothing_is_written(world, tmp_path, capsys, c
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("data_source", None, "row 1: data_source=None; expected a name"),
+        ("data_source", None, "row 1: no data_source; expected verl.s columns"),
         ("prompt", [{"role": "system", "content": "x"}], "row 1: prompt=.*one of a user: convert it"),
         ("reward_model", {"style": "rule", "ground_truth": None}, "row 1: reward_model.ground_truth=None"),
         ("reward_model", {"style": "rule", "ground_truth": " "}, "row 1: reward_model.ground_truth=' '"),

@@ -148,6 +148,16 @@ def test_twins_differ_in_the_estimator_and_in_nothing_else(script, tmp_path, dat
         ]
 
 
+def test_paths_may_hold_what_hydras_grammar_gives_a_meaning(tmp_path, data):
+    odd = tmp_path / "lr=1e-6, (o'clock)"
+    odd.mkdir()
+    settings = data | {"MODEL_PATH": str(odd / "model"), "TRAIN_FILES": str(odd / "a b.parquet")}
+    config = configuration(SCRIPTS[0], odd, settings)
+    assert config.actor_rollout_ref.model.path == str(odd / "model")
+    assert config.data.train_files == str(odd / "a b.parquet")
+    assert config.trainer.default_local_dir == str(odd / "output" / "checkpoints")
+
+
 def test_ppo_has_a_critic_that_starts_from_the_same_model(tmp_path, data):
     config = configuration(RECIPES / "run_qwen2_5_7b_reasoning_vllm.sh", tmp_path, data | {"ALGORITHM": "ppo"})
     assert need_critic(config)

@@ -1,6 +1,7 @@
 r"""Which mathematical answers are judged equal: pairs judged by hand, what math-verify gets wrong among them."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -201,3 +202,12 @@ def test_decimals_agree_to_six_places(one, other):
     # Truths above 1, for which the precision is absolute.
     assert decide(f"{one / 1000}", f"{other / 1000}") is (one == other)
     assert decide(f"{one / 1000 + 4e-7:.7f}", f"{one / 1000:.3f}") is (abs(one) >= 400)
+
+
+@pytest.mark.parametrize("answer", ["1" * 5000 + "e5", "1" + " " * 100_000 + "x", "9" * 5000, "%" * 5000])
+def test_a_long_answer_is_neither_an_error_nor_a_long_wait(checker, answer):
+    start = time.monotonic()
+    assert checker.check(answer, ["5"]) is Verdict.TOO_LONG
+    assert checker.check(answer, [answer]) is Verdict.EQUAL
+    assert decide(answer[:400], "5") is not True
+    assert time.monotonic() - start < 1.0

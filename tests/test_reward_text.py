@@ -278,3 +278,22 @@ def test_an_exact_match_has_full_f1(prediction, truths):
 def test_the_released_f1_has_the_released_defects(prediction, truth, f1):
     assert released_f1(prediction, [truth]) == pytest.approx(f1)
     assert released_f1(prediction, ["something else", truth]) == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(("answer", "truth"), [(">", "<"), ("≥", "≤"), ("+", "-"), ("", ">")])
+def test_answers_of_signs_alone_are_compared_as_they_are(answer, truth):
+    assert exact_match(answer, [truth]) == token_f1(answer, [truth]) == 0.0
+    assert exact_match(f" {truth}", [truth]) == token_f1(truth, [truth]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"\boxed{\left\{1\right.}", r"\left\{1\right."),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{a \\}", r"a \\"),
+        (r"\boxed{a\}", None),
+    ],
+)
+def test_an_escaped_brace_opens_and_closes_nothing(text, content):
+    assert extract_boxed(text) == content

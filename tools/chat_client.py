@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from arpo_tools.search.http import JsonClient, Patience, Request, Service
+from arpo_tools.search.http import JsonClient, Patience, Request, Service, without_credentials
 from arpo_tools.search.passage import SearchError
 from arpo_tools.tool import ToolStatus
 
@@ -40,13 +40,14 @@ class ChatClient:
         if server.key_variable and not (key and key.isascii() and key.isprintable()):
             raise ValueError(f"{name}: the environment variable {server.key_variable} holds no key: set it")
         if not server.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"{name}: base_url={server.base_url!r}; expected http://host:port or https://host")
+            shown = without_credentials(server.base_url)
+            raise ValueError(f"{name}: base_url={shown!r}; expected http://host:port or https://host")
         self._name = name
         self._server = server
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         fix = f"check the key in {server.key_variable}" if key else "set key_variable to the variable of its key"
         if refusals:
-            fix = f"check base_url {server.base_url}, model {server.model}; {fix}"
+            fix = f"check base_url {without_credentials(server.base_url)}, model {server.model}; {fix}"
         self._client = JsonClient(Service(name, key, fix, refusals), patience)
 
     async def ask(self, prompt: str) -> str:

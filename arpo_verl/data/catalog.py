@@ -65,7 +65,7 @@ def xbench_decoded(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
     key = fields.get("canary")
     try:
         return {**row, **{name: _decoded(fields.get(name), key) for name in ("prompt", "answer")}}
-    except (TypeError, ValueError, binascii.Error):
+    except (AttributeError, TypeError, ValueError, binascii.Error):
         return row
 
 

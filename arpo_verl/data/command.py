@@ -209,7 +209,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     for index in sorted(chosen):
         row = table.slice(index, 1).to_pylist()[0]
         print(f"--- {arguments.file}, row {index + 1}")
-        for message in row.pop("prompt", None) or []:
+        prompt = row.pop("prompt", None)
+        for message in prompt if isinstance(prompt, list) else [{"role": "no messages", "content": prompt}]:
             print(f"[{message['role']}] {message['content']}")
         print(json.dumps(row, ensure_ascii=False, default=str, indent=2))
     return 0

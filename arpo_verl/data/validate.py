@@ -48,7 +48,7 @@ class _Place:
 class _Seen:
     """Digests of what was read before, to the first place of each."""
 
-    questions: dict[bytes, _Place]
+    questions: dict[bytes, list[_Place]]
     """In the files before this one."""
     prompts: dict[bytes, _Place] = field(default_factory=dict)
     """In this file."""
@@ -59,14 +59,15 @@ class _Seen:
 def validate(paths: Sequence[Path], limits: Limits) -> Report:
     """Return what is wrong with the files, each by itself and with each other."""
     report = Report()
-    questions: dict[bytes, _Place] = {}
+    questions: dict[bytes, list[_Place]] = {}
     readable = []
     for path in paths:
         try:
             file = pq.ParquetFile(path)
             if _has_right_shape(path, file, report):
                 readable.append(path)
-                questions |= _check_rows(path, file, limits, questions, report)
+                for digest, place in _check_rows(path, file, limits, questions, report).items():
+                    questions.setdefault(digest, []).append(place)
         except (OSError, pa.ArrowException) as error:
             report.error(str(path), f"can't be read as parquet: {error}")
     _check_concatenation(readable, report)
@@ -117,7 +118,7 @@ def _is_string(kind: pa.DataType) -> bool:
 
 
 def _check_rows(
-    path: Path, file: pq.ParquetFile, limits: Limits, earlier: dict[bytes, _Place], report: Report
+    path: Path, file: pq.ParquetFile, limits: Limits, earlier: dict[bytes, list[_Place]], report: Report
 ) -> dict[bytes, _Place]:
     """Check the rows and return the questions of the file."""
     columns = [name for name in (*_COLUMNS, "ability", "extra_info") if name in file.schema_arrow.names]
@@ -161,8 +162,7 @@ def _check_duplicates(place: _Place, row: dict[str, Any], seen: _Seen, report: R
     first = seen.prompts.setdefault(_digest("\0".join(contents(row))), place)
     if first != place:
         report.warning(str(place), f"the same prompt as row {first.row}", f"a prompt of {place.file} twice")
-    elsewhere = seen.questions.get(_digest(question(row)))
-    if elsewhere is not None:
+    for elsewhere in seen.questions.get(_digest(question(row)), ()):
         problem = f"the same question as {elsewhere}: a model trained on one knows the other"
         report.warning(str(place), problem, f"a question of {place.file} in {elsewhere.file}")
     own_id = (row.get("extra_info") or {}).get("id")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import stamina
 
-from arpo_tools.search.http import retry_after
+from arpo_tools.search.http import retry_after, without_credentials
 
 FOR_ONE = frozenset({400, 413, 422})
 """Statuses that are about the one request; each other refusal would meet all requests."""
@@ -56,7 +56,9 @@ class Endpoint:
         parts = urlsplit(base_url)
         is_web = parts.scheme in ("http", "https") and parts.hostname and _has_good_port(base_url)
         if not is_web or parts.query or parts.fragment:
-            raise ValueError(f"--base-url {base_url!r}; expected something like http://host:8000: correct it")
+            raise ValueError(
+                f"--base-url {without_credentials(base_url)!r}; expected something like http://host:8000: correct it"
+            )
         return cls(base_url.rstrip("/").removesuffix("/v1").rstrip("/"), model, api_key or None)
 
     @property

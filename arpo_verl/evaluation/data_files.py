@@ -10,9 +10,12 @@ import pyarrow.parquet
 
 from arpo_verl.evaluation.records import DataFile
 from arpo_verl.evaluation.runner import Prompt
+from arpo_verl.reward.answer import accepted_answers
 
 _NOT_SPLIT_BY = ("id", "index", "split")
 """Keys of `extra_info` that tell rows apart or are the same in all of them."""
+_WEIGHTS = (".safetensors", ".bin")
+_END_BYTES = 1 << 20
 
 
 def fingerprint(path: Path) -> DataFile:
@@ -22,6 +25,26 @@ def fingerprint(path: Path) -> DataFile:
         while block := file.read(1 << 20):
             digest.update(block)
     return DataFile(str(path), digest.hexdigest())
+
+
+def weights_fingerprint(folder: Path) -> str | None:
+    """Return a digest of a model's configuration and weights, or None where there is no such folder.
+
+    Of each file of weights it takes the size and both ends, because reading tens of gigabytes takes minutes; training
+    changes all of them.
+    """
+    files = sorted(file for file in folder.glob("*") if file.suffix in _WEIGHTS) if folder.is_dir() else []
+    if not files:
+        return None
+    digest = hashlib.sha256((folder / "config.json").read_bytes() if (folder / "config.json").is_file() else b"")
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_END_BYTES))
+            file.seek(max(0, size - _END_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
 
 
 def check_parquet(path: Path, prompt_key: str) -> None:
@@ -49,6 +72,9 @@ def check_parquet(path: Path, prompt_key: str) -> None:
 
 
 def _problem(row: Mapping[str, Any], prompt_key: str) -> str | None:
+    missing = [name for name in ("data_source", prompt_key, "reward_model") if row.get(name) is None]
+    if missing:
+        return f"no {', '.join(missing)}; expected verl's columns: add it"
     prompt, reward_model = row[prompt_key], row["reward_model"]
     is_chat = isinstance(prompt, list) and all(isinstance(one, dict) and one.get("content") for one in prompt)
     if not is_chat or not any(one.get("role") == "user" for one in prompt):
@@ -63,10 +89,10 @@ def _problem(row: Mapping[str, Any], prompt_key: str) -> str | None:
 
 def truths_of(ground_truth: Any) -> list[str]:
     """Return the accepted answers; an empty list where there is none."""
-    if ground_truth is None:
+    try:
+        return [truth for truth in accepted_answers(ground_truth) if truth.strip()]
+    except ValueError:  # neither text nor numbers
         return []
-    truths = ground_truth if isinstance(ground_truth, (list, tuple)) else [ground_truth]
-    return [str(truth) for truth in truths if truth is not None and str(truth).strip()]
 
 
 def prompts_of(rows: Sequence[Mapping[str, Any]], prompt_key: str) -> list[Prompt]:
@@ -74,10 +100,15 @@ def prompts_of(rows: Sequence[Mapping[str, Any]], prompt_key: str) -> list[Promp
 
     A prompt's id is its data source with `extra_info.id`, or `extra_info.index`, or the row's number; where two rows
     have the same, the later one gets a number of its own, so that ids do not depend on the rows that follow.
+
+    Raises:
+        ValueError: a row is not as verl's columns are.
     """
     seen: dict[str, int] = {}
     prompts = []
     for number, row in enumerate(rows):
+        if problem := _problem(row, prompt_key):
+            raise ValueError(f"row {number} of the data: {problem}")
         extra = row.get("extra_info") or {}
         name = next((extra[key] for key in ("id", "index") if extra.get(key) is not None), number)
         one = f"{row['data_source']}/{name}"

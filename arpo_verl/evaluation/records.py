@@ -37,6 +37,8 @@ class RunHeader:
     """The name by which the server knows the model."""
     tokenizer: str
     """`actor_rollout_ref.model.path`."""
+    weights: str | None
+    """A digest of the model's folder; None where another server has the weights, or they are not in a folder."""
     base_url: str | None
     """The server's, without user name and password; None where the run started vLLM itself."""
     token_ids: str

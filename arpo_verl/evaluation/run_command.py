@@ -34,7 +34,7 @@ from arpo_verl.evaluation.completions import (
     ServerFailed,
     ServerRefused,
 )
-from arpo_verl.evaluation.data_files import check_parquet, fingerprint
+from arpo_verl.evaluation.data_files import check_parquet, fingerprint, weights_fingerprint
 from arpo_verl.evaluation.local_server import LocalServer, ServerEnded, free_port, local_server
 from arpo_verl.evaluation.progress_line import shown
 from arpo_verl.evaluation.records import FROM_SERVER, FROM_TEXT, RunHeader
@@ -206,6 +206,7 @@ class Evaluation:
         return RunHeader(
             model=arguments.model,
             tokenizer=config.actor_rollout_ref.model.path,
+            weights=weights_fingerprint(Path(config.actor_rollout_ref.model.path)) if arguments.start_vllm else None,
             base_url=base_url,
             token_ids=FROM_SERVER,
             sampling=self._sampling,

@@ -124,7 +124,8 @@ def _resume(path: Path, descriptor: int, header: RunHeader, keys: Sequence[tuple
     if whole:
         run = _read(path)
         _expect_same(path, run.header, header)
-        if unknown := [sample.key for sample in run.samples if sample.key not in set(keys)]:
+        known = set(keys)
+        if unknown := [sample.key for sample in run.samples if sample.key not in known]:
             raise RunFileError(f"{path} has the sample {unknown[0]}, which is not in the data: choose another --out")
     os.ftruncate(descriptor, whole)
     return run.samples if whole else []
@@ -152,7 +153,8 @@ def _settings(header: RunHeader) -> dict[str, Any]:
     settings["overrides"] = sorted(settings["overrides"])
     # Where a file lies is not what it says.
     for name in ("data", "tool_files"):
-        settings[name] = {f"{Path(one['file']).name} (sha256)": one["sha256"] for one in settings[name]}
+        files = enumerate(settings[name], start=1)
+        settings[name] = {f"{number}: {Path(one['file']).name} (sha256)": one["sha256"] for number, one in files}
     return settings
 
 

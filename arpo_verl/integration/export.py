@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         checkpoint = find_checkpoint(arguments.checkpoint.absolute())
         check_output(out, checkpoint, arguments.overwrite)
-        with unfinished(out) as folder:
+        with unfinished(out.resolve()) as folder:  # a link stays one, and what it leads to gets the model
             # Here, because it takes seconds to import verl and torch, and what is checked so far takes none.
             from arpo_verl.integration.merging import ExportOptions, export
 

@@ -43,6 +43,7 @@ def check(config: DictConfig) -> None:
         check_versions,
         check_settings,
         check_trainer,
+        check_result_template,
         check_entropy_source,
         check_tools,
         check_datasets,
@@ -129,6 +130,24 @@ def _check_format(name: str) -> None:
     if name not in formats:
         raise ValueError(
             f"actor_rollout_ref.rollout.multi_turn.format={name!r}; expected one of {', '.join(formats)}: change it"
+        )
+
+
+OUR_REWARD = "pkg://arpo_verl.reward"
+"""`reward.custom_reward_function.path`."""
+
+
+def check_result_template(config: DictConfig) -> None:
+    """Check that the reward finds tool results again, whose text it must not take for the model's."""
+    template = arpo_config(config).result_template
+    is_ours = config.reward.custom_reward_function.path == OUR_REWARD
+    is_found = "<result>" in template.partition("{result}")[0] and template.partition("{result}")[2] == "\n</result>"
+    is_written = config.actor_rollout_ref.rollout.multi_turn.format == TAG_FORMAT
+    if is_ours and is_written and not is_found:
+        raise ValueError(
+            f"arpo.result_template={template!r} with reward.custom_reward_function.path={OUR_REWARD}; expected "
+            f"<result> before {{result}} and a line feed and </result> after it, by which that reward tells a tool's "
+            f"text from the model's: change it, or use a reward of your own"
         )
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 _ARTICLES = {"a", "an", "the"}
 _NUMBER = re.compile(r"[+-]?((\d{1,3}(,\d{3})+|\d+)(\.\d*)?|\.\d+)(/[1-9]\d*)?")
-_LONGEST_NUMBER = 200
+LONGEST_NUMBER = 200
 """Characters; converting a longer one costs time, and is refused by Python from some length on."""
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+"""A brace, or a backslash with what it escapes: the brace of `\\{1\\}` is a part of a set."""
 # Ideographs and kana, which are written without spaces between words.
 _CJK = "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
 _CJK += "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
@@ -36,10 +38,10 @@ def extract_boxed(text: str) -> str | None:
         return None
     start += len(r"\boxed{")
     depth = 1
-    for position in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
+    for brace in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
-            return text[start:position]
+            return text[start : brace.start()]
     return None
 
 
@@ -73,7 +75,7 @@ def number(text: str) -> Fraction | None:
     (Fraction(-2001, 2), Fraction(1, 3), None)
     """
     text = text.strip().replace("\N{MINUS SIGN}", "-")
-    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
+    if len(text) > LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         return None
     numerator, _, denominator = text.replace(",", "").partition("/")
     return Fraction(numerator) / Fraction(denominator or 1)
@@ -111,14 +113,19 @@ def _is_same(prediction: str, truth: str) -> bool:
     expected = number(truth)
     if expected is not None:
         return number(prediction) == expected
-    return _words(prediction) == _words(truth)
+    return _tokens(prediction, truth) == _tokens(truth, truth)
 
 
 def _agreement(prediction: str, truth: str) -> float:
     expected = number(truth)
     if expected is not None:
         return float(number(prediction) == expected)
-    return _f1(_words(prediction), _words(truth))
+    return _f1(_tokens(prediction, truth), _tokens(truth, truth))
+
+
+def _tokens(text: str, truth: str) -> list[str]:
+    """Return the words of a text; all of it as one where the accepted answer has none, such as `>`."""
+    return _words(text) if _words(truth) else ["".join(text.split())]
 
 
 def _words(text: str) -> list[str]:

@@ -3,14 +3,15 @@
 import re
 from fractions import Fraction
 
-from arpo_verl.reward.answer import number
+from arpo_verl.reward.answer import LONGEST_NUMBER, number
 
 _PRECISION = Fraction(1, 10**6)
 """Of a decimal, relative to answers below 1; math-verify rounds to 6 places as well."""
 _UNESCAPED_DOLLAR = re.compile(r"(?<!\\)\$")
 _WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{([^{}]*)\}")
 _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp|pi)(?![A-Za-z])")
-_PERCENT = re.compile(r"\s*\\?%$")
+_PERCENT = re.compile(r"(?<!\s)\s*\\?%$")
+"""Looked for from where white space begins only: at each of its places it would take quadratic time."""
 _EXPONENT = re.compile(r"([+-]?\d+(?:\.\d*)?)[eE]([+-]?\d{1,2})")
 _WORDS = re.compile(r"no|[A-Za-z]{3,}(?:\s+[A-Za-z]+)*", re.IGNORECASE)
 """What is compared as text: math-verify takes a word for a product of its letters, in which east equals seat."""
@@ -55,7 +56,7 @@ def decide(answer: str, truth: str) -> bool | None:
 def _value(text: str) -> Fraction | None:
     """Return the value of a plain number; of 50%, 50."""
     text = _PERCENT.sub("", text)
-    if match := _EXPONENT.fullmatch(text):
+    if len(text) <= LONGEST_NUMBER and (match := _EXPONENT.fullmatch(text)):
         return Fraction(match[1]) * Fraction(10) ** int(match[2])
     return number(text)
 

@@ -8,6 +8,7 @@ another host. Proxies come from the environment's `HTTPS_PROXY` and its kin.
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -211,6 +212,11 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
             response.close()  # the rest must not be read to reuse the connection
             break
     return b"".join(parts)
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL as it may be shown: without user name and password."""
+    return re.sub(r"//[^/]*@", "//", url, count=1)
 
 
 def retry_after(header: str | None) -> float | None:
