@@ -82,7 +82,7 @@ def test_a_file_of_something_else_is_left_alone(tmp_path, content):
         ({"sampling": {**HEADER.sampling, "temperature": 0.6}}, r"sampling.temperature=0.0, and this command has 0.6"),
         ({"limits": {"max_tool_calls": 7}}, r"limits.max_tool_calls=6, and this command has 7"),
         ({"model": "other"}, "model='tiny', and this command has 'other'"),
-        ({"data": [DataFile("elsewhere/validation.parquet", "ffff")]}, "data.validation.parquet .sha256.='34cd'"),
+        ({"data": [DataFile("elsewhere/validation.parquet", "ffff")]}, "data.1: validation.parquet .sha256.='34cd'"),
         ({"overrides": []}, r"overrides=\['arpo.max_tool_calls=6'\], and this command has \[\]"),
         ({"n": 3}, "n=2, and this command has 3"),
         ({"token_ids": "text"}, "token_ids='server'"),

@@ -82,10 +82,7 @@ def test_every_documented_choice_passes(files, overrides):
         ("actor_rollout_ref.rollout.agent.default_agent_loop=mine", "default_agent_loop='mine'; expected one of"),
         ("actor_rollout_ref.rollout.multi_turn.tool_config_path=/no/tools.yaml", "'/no/tools.yaml' is not a file"),
         ("+arpo.max_calls_per_tool.serch=3", r"tool.serch limits a tool .*; expected one of \['python', 'search'\]"),
-        (
-            "arpo.result_template=[{result}]",
-            r"result_template='\[\{result\}\]' with .*arpo_verl.reward; expected <result>",
-        ),
+        ("arpo.result_template='<r>{result}</r>'", r"result_template='<r>.*arpo_verl.reward; expected <result>"),
         ("data.train_files=/no/data.parquet", "data.train_files='/no/data.parquet' is not a file"),
         (
             "actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=99999999",

@@ -53,8 +53,8 @@ def notes_on(run: ScoredRun, summaries: Sequence[Summary], judge: Judge | None) 
     notes = ["± is one standard error, over prompts." + (f" pass@1 is avg@{n}." if n > 1 else "")]
     if missing:
         notes.append(
-            f"{missing} of {expected} samples have no response and count as wrong: {missing - errors} were not reached, "
-            f"which the same `arpo-verl eval run` makes up for, and {errors} were refused by the server."
+            f"{missing} of {expected} samples have no response and count as wrong: {missing - errors} were not "
+            f"reached, which the same `arpo-verl eval run` makes up for, and {errors} were refused by the server."
         )
     if run.prompts_not_begun:
         notes.append(
