@@ -220,7 +220,7 @@ async def test_a_search_server_that_hangs_is_cut_off_and_fails(doctor, tmp_path)
     assert_gone(*descendants() - before)
     assert code == 1
     line = lines["search (retrieval_server)"]
-    assert line.startswith("failed retrieval_server: no answer within 2 s (timeout); expected passages")
+    assert line.startswith("failed retrieval_server: no answer within 2 s (infrastructure_error); expected passages")
     assert f"see that {server.url} is up" in line
     assert lines["versions"].startswith("ok")
 

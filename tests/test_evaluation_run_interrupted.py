@@ -53,7 +53,7 @@ def test_a_run_killed_ten_times_ends_with_the_file_of_one_that_was_not(world, tm
     generator = random.Random(0)
     with serving() as server:
         assert evaluate(*words(world, server, whole)) == 0
-        server.delay_seconds = 0.1
+        server.delay_seconds = 0.4  # so slow that not all is done before the last kill, however fast the start is
         for kill in range(10):
             process = start(world, server, out)
             if kill not in (0, 5):
@@ -66,6 +66,7 @@ def test_a_run_killed_ten_times_ends_with_the_file_of_one_that_was_not(world, tm
             assert process.wait() == -signal.SIGKILL
         done = len(read_run(out).samples)
         assert 6 <= done < ROWS
+        server.delay_seconds = 0.0
         process = start(world, server, out)
         assert process.wait(300) == 0, out.with_suffix(".log").read_text()
     assert untimed(out) == untimed(whole)
