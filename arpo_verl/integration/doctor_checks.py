@@ -113,6 +113,7 @@ def check_settings(config: DictConfig) -> list[Finding]:
         return [Finding("settings", Status.SKIPPED, text)]
     preflight.check_settings(config)
     preflight.check_trainer(config)
+    preflight.check_result_template(config)
     preflight.check_entropy_source(config)
     return [Finding("settings", Status.OK, "the values of arpo.*, rollout and trainer fit each other")]
 
