@@ -49,7 +49,8 @@ class ArpoConfig:
     when the turn has ended, with a single request and later forks."""
     schedule: Schedule = "async"
     """`async`: nothing waits for anything else; `lockstep`: the leaves of a prompt advance in rounds, every request has
-    a seed of its own, and the same seed gives the same tree."""
+    a seed of its own, and the same seed gives the same tree, as long as the weights stay the same while it grows: so
+    with the trainer `sync`, not with those whose rollout runs ahead of the weights."""
     advantage: Advantage = "soft"
     """How shared tokens are credited; see `arpo_verl.algorithms.arpo`."""
     max_tool_calls: int = 6
@@ -72,6 +73,14 @@ class ArpoConfig:
     max_infrastructure_fraction: float = 0.5
     """Share of a step's leaves in which a tool may fail by no fault of the model; above it the run stops. 1 never stops
     while there is a leaf to train on."""
+    max_failed_fraction: float = 0.25
+    """Share of a step's leaves that may be lost because the rollout of their prompt or their reward failed. They train
+    nothing; above it the run stops. 0 stops at the first, 1 never."""
+    max_reward_seconds: float = 300.0
+    """Wall-clock limit of one leaf's reward. A leaf without a reward in time is lost."""
+    max_stall_seconds: float = 1800.0
+    """The run stops when it has waited this long for leaves and none has come. More than the longest generation
+    takes."""
     max_requests_in_flight: int | None = None
     """Generation requests of one agent loop worker at a time; None is no limit."""
     max_tool_calls_in_flight: int | None = None
@@ -107,12 +116,12 @@ class ArpoConfig:
     def _check_tool_limits(self) -> None:
         for name in ("max_tool_calls", "infrastructure_retries"):
             _expect(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        for name in ("max_call_seconds", "stuck_call_seconds"):
+        for name in ("max_call_seconds", "stuck_call_seconds", "max_reward_seconds", "max_stall_seconds"):
             _expect(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a positive number of seconds")
         is_time = self.max_leaf_seconds is None or 0 < self.max_leaf_seconds < math.inf
         _expect(is_time, "max_leaf_seconds", self.max_leaf_seconds, "a positive number of seconds, or null")
-        is_share = 0 <= self.max_infrastructure_fraction <= 1
-        _expect(is_share, "max_infrastructure_fraction", self.max_infrastructure_fraction, "a number from 0 to 1")
+        for name in ("max_infrastructure_fraction", "max_failed_fraction"):
+            _expect(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a number from 0 to 1")
         for name, most in self.max_calls_per_tool.items():
             is_count = isinstance(most, int) and not isinstance(most, bool) and most >= 0
             _expect(is_count, f"max_calls_per_tool.{name}", most, "a whole number of at least 0")

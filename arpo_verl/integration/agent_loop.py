@@ -5,7 +5,6 @@ algorithm can use; `ArpoAgentLoopWorker` uses the same object to grow trees, so 
 but branching.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,15 +16,19 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopO
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 
 from arpo_verl.integration.engine import ServerEngine, Stops
+from arpo_verl.integration.in_flight import slot
 from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.native_syntax import NativeSyntax
 from arpo_verl.integration.settings import TAG_FORMAT, arpo_config, wants_arpo
 from arpo_verl.integration.tools import ToolSettings, VerlTools
 from arpo_verl.rollout.metrics import LeafRecord
 from arpo_verl.rollout.protocols import CallSyntax
-from arpo_verl.rollout.scheduler import NO_LIMIT, PromptRollout, RolloutSettings, Surroundings
+from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
 from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
 from arpo_verl.rollout.tree import Leaf
+
+OCCURRENCE = "arpo_occurrence"
+"""Field of a prompt: how many rows before it in its step are the same prompt (`ArpoAgentLoopManager`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +38,6 @@ class TreeRequest:
     leaves: int
     roots: int
     seed: str
-    request_slot: contextlib.AbstractAsyncContextManager[Any] = NO_LIMIT
-    call_slot: contextlib.AbstractAsyncContextManager[Any] = NO_LIMIT
 
 
 class TreeAgentLoop(ToolAgentLoop):
@@ -56,7 +57,10 @@ class TreeAgentLoop(ToolAgentLoop):
         async def keep(leaf: Leaf, output: AgentLoopOutput) -> None:
             outputs.append(output)
 
-        await self.grow_tree(sampling_params, TreeRequest(leaves=1, roots=1, seed=""), keep, kwargs)
+        # Sessions of a prompt, and rows that are the same prompt, draw each for itself.
+        names = [kwargs.get(name, 0) for name in ("global_steps", "index", OCCURRENCE, "session_id")]
+        seed = "/".join(map(str, [self._arpo.seed, *names]))
+        await self.grow_tree(sampling_params, TreeRequest(leaves=1, roots=1, seed=seed), keep, kwargs)
         return outputs[0]
 
     async def grow_tree(
@@ -100,8 +104,8 @@ class TreeAgentLoop(ToolAgentLoop):
             VerlTools(tools, settings),
             syntax,
             hand_over,
-            request.request_slot,
-            request.call_slot,
+            slot("request", self._arpo.max_requests_in_flight),
+            slot("tool call", self._arpo.max_tool_calls_in_flight),
         )
         await PromptRollout(self._rollout_settings(prompt_ids, request, bool(tools)), self._arpo, world).run()
 

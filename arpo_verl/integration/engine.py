@@ -1,5 +1,6 @@
 """verl's inference servers as the scheduler's `Engine`: token ids in, token ids out."""
 
+import functools
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from verl.workers.rollout.replica import TokenOutput
 from arpo_verl.config import ArpoConfig
 from arpo_verl.integration.settings import ENTROPIES, ENTROPY_REQUEST, FINISH_REASON
 from arpo_verl.rollout.protocols import Generation, Request
+from arpo_verl.rollout.seeds import derived_seed
 
 REFERENCE_TOP_K = 10
 """The released code's number of log-probabilities a token."""
@@ -19,26 +21,36 @@ _attempts: ContextVar[list[dict[str, Any]]] = ContextVar("attempts")
 
 
 class _RecordingClient(LLMServerClient):
-    """Keeps the extra fields of each attempt at a request.
+    """Keeps the extra fields of each attempt at a request, and gives each attempt a seed of its own.
 
     verl's client of the asynchronous trainers resumes an aborted request and then returns four known fields alone
     (verl 0.9.1, `workers/rollout/llm_server.py`, `FullyAsyncLLMServerClient.generate`); each of its attempts goes
-    through the base class, in whose place this one is put.
+    through the base class, in whose place this one is put. It repeats the request's seed, with which the rest of a turn
+    would be drawn by the random numbers of its beginning.
     """
 
-    async def generate(self, request_id: str, **kwargs: Any) -> TokenOutput:
-        output = await super().generate(request_id, **kwargs)
-        _attempts.get().append(output.extra_fields)
+    async def generate(self, request_id: str, *, sampling_params: dict[str, Any], **kwargs: Any) -> TokenOutput:
+        attempts = _attempts.get()
+        if attempts and "seed" in sampling_params:
+            sampling_params = sampling_params | {"seed": derived_seed(f"{sampling_params['seed']}/{len(attempts)}")}
+        output = await super().generate(request_id, sampling_params=sampling_params, **kwargs)
+        attempts.append(output.extra_fields)
         return output
 
 
 def recording(client: LLMServerClient) -> LLMServerClient:
-    """Return the same client with its attempts recorded."""
-    kind = type(client)
-    bases = (_RecordingClient,) if kind is LLMServerClient else (kind, _RecordingClient)
-    recorder: LLMServerClient = object.__new__(type(f"Recording{kind.__name__}", bases, {}))
+    """Return the same client with its attempts recorded; a second call changes nothing."""
+    if isinstance(client, _RecordingClient):
+        return client
+    recorder: LLMServerClient = object.__new__(_recording_kind(type(client)))
     recorder.__dict__.update(client.__dict__)
     return recorder
+
+
+@functools.cache
+def _recording_kind(kind: type[LLMServerClient]) -> type[LLMServerClient]:
+    bases = (_RecordingClient,) if kind is LLMServerClient else (kind, _RecordingClient)
+    return type(f"Recording{kind.__name__}", bases, {})
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,12 @@ class ServerEngine:
     ) -> None:
         """
         Args:
-            client: verl's; `recording(client)` where entropies are measured by the server.
+            client: verl's.
             config: how to measure entropies.
             sampling_params: verl's, for the inference server.
             stops: where turns end.
         """
-        self._client = client
+        self._client = recording(client)
         is_reference = config.rule == "reference"
         self._entropy = {
             "top_k": REFERENCE_TOP_K if is_reference else config.entropy_top_k,

@@ -6,9 +6,7 @@ longer than `data.max_prompt_length` is an error here, where verl cuts it. Writt
 `experimental/agent_loop/agent_loop.py` and `workers/rollout/llm_server.py`.
 """
 
-import asyncio
 import contextlib
-import hashlib
 import importlib.metadata
 import io
 from collections.abc import Iterator, Sequence
@@ -35,9 +33,9 @@ from arpo_verl.evaluation.records import CallRecord, DataFile
 from arpo_verl.evaluation.runner import PromptError, Response, Task
 from arpo_verl.evaluation.stops import Stopped, restore_stop
 from arpo_verl.integration.agent_loop import TreeAgentLoop, TreeRequest, end_token_ids, tool_schema
-from arpo_verl.integration.engine import Stops, recording
+from arpo_verl.integration.engine import Stops
 from arpo_verl.integration.settings import FINISH_REASON, TAG_AGENT, TAG_FORMAT, arpo_config, wants_arpo
-from arpo_verl.rollout.scheduler import NO_LIMIT
+from arpo_verl.rollout.seeds import derived_seed
 from arpo_verl.rollout.tree import Leaf
 
 PACKAGE_PREFIX = "pkg://"
@@ -115,8 +113,6 @@ class Rollouts:
             self._stock = _stock_worker(config)
             self._dataset = self._load(files)
         self.prompts = prompts_of([self._dataset[row] for row in range(len(self._dataset))], config.data.prompt_key)
-        self._call_slot = _slot(self._arpo.max_tool_calls_in_flight)
-        self._request_slot = _slot(self._arpo.max_requests_in_flight)
         self._sampling: dict[str, float | int | None] = {}
         self._client: LLMServerClient = LLMServerClient(config)
 
@@ -143,7 +139,7 @@ class Rollouts:
         client = _CompletionsClient(self.config, server, facts)
         client.tokenizer = self._stock.tokenizer
         client.seed = sampling["seed"] if sampling["temperature"] else None
-        self._client = recording(client)
+        self._client = client
 
     async def first_request(self) -> tuple[list[int], dict[str, Any]]:
         """Check the length of every prompt; return the first one's tokens, and the parameters of its request.
@@ -176,7 +172,7 @@ class Rollouts:
         async def keep(leaf: Leaf, output: AgentLoopOutput) -> None:
             leaves.append(leaf)
 
-        request = TreeRequest(1, 1, f"{task.prompt.id}/{task.sample}", self._request_slot, self._call_slot)
+        request = TreeRequest(1, 1, f"{task.prompt.id}/{task.sample}")
         await self._agent_loop().grow_tree(self._sampling, request, keep, self._dataset[task.row])
         leaf = leaves[0]
         assert leaf.stop_reason is not None, "the rollout has ended"
@@ -263,7 +259,7 @@ class _CompletionsClient(LLMServerClient):
         body["return_token_ids"] = True
         if self.seed is not None:
             # The id begins with what is different in every process; the rest names prompt and sample.
-            body["seed"] = _seed(f"{self.seed}/{request_id.partition('/')[2]}/{len(prompt_ids)}")
+            body["seed"] = derived_seed(f"{self.seed}/{request_id.partition('/')[2]}/{len(prompt_ids)}")
         if not self._facts.gives_token_ids:
             body["skip_special_tokens"] = False  # tags and calls may be made of them
         completion = await self._server.complete(prompt_ids, body)
@@ -295,14 +291,6 @@ class _CompletionsClient(LLMServerClient):
         end = self.tokenizer.eos_token_id
         ends = end_token_ids(self.config.actor_rollout_ref.model.path, end)
         return [*ids, end] if is_ended and not (ids and ids[-1] in ends) else ids
-
-
-def _seed(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
-
-
-def _slot(at_most: int | None) -> contextlib.AbstractAsyncContextManager[Any]:
-    return NO_LIMIT if at_most is None else asyncio.Semaphore(at_most)
 
 
 def validation_sampling(config: DictConfig) -> dict[str, float | int | None]:

@@ -6,23 +6,27 @@ have to stay. Each registered class is replaced by a subclass that changes nothi
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+import ray
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
+from ray.actor import ActorHandle
 from transfer_queue import KVBatchMeta
+from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 
 from arpo_verl.algorithms.arpo import PADDING
 from arpo_verl.integration.advantage import TreeTensors, beside, entropy_after_tools
 from arpo_verl.integration.logs import show_warnings
+from arpo_verl.integration.lost_leaves import lost_fraction, require_enough_leaves, reward_failures
+from arpo_verl.integration.process_watch import ProcessWatch
+from arpo_verl.integration.save_on_stop import SaveOnStop
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, arpo_config, wants_arpo
 from arpo_verl.integration.tool_guard import PaidCallsSpent, RunStopped, require_working_tools, warn_without_calls
-from arpo_verl.rollout.metrics import LeafRecord, leaf_columns, reward_metrics, tool_metrics, tree_metrics
+from arpo_verl.rollout.metrics import LeafRecord, Trees, leaf_columns, reward_metrics, tool_metrics, tree_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -32,99 +36,145 @@ MANAGER = "arpo_verl.integration.worker.ArpoAgentLoopManager"
 class ArpoTrainer(PPOTrainer):
     """Chooses the rollout, checks that every prompt has all its leaves, hands the trees to the estimator, logs them.
 
-    Ends the run when its tools no longer work, with the state of the last finished step saved; also a run of another
-    algorithm whose rollout is `tag_agent`. Not covered: validation, and groups that verl's filter drops before.
+    A run whose rollout is `tag_agent`, of whatever algorithm, ends with the last finished step saved: when its tools no
+    longer work, when a process dies, when nothing happens any more, and by any other error. Not covered: tools in
+    validation, and groups that verl's filter drops before.
     """
 
     def __init__(self, config: DictConfig, *args: Any, **kwargs: Any) -> None:
         show_warnings()
         if wants_arpo(config):
             arpo_config(config).roots(config.actor_rollout_ref.rollout.n)
-            choose_manager(config)
             choose_rollout(config)
+        self._is_ours = wants_arpo(config) or config.actor_rollout_ref.rollout.agent.default_agent_loop == TAG_AGENT
+        if self._is_ours:
+            choose_manager(config)
+        self._state = SaveOnStop(self)
+        self._measured: dict[str, Any] = {}
+        """The metrics of a step that has begun."""
         super().__init__(config, *args, **kwargs)
 
-    def fit(self, *args: Any, **kwargs: Any) -> None:
+    def fit(self, agent_loop_manager: AgentLoopManager) -> None:
+        """Train; on any error save the last finished step, and say where it is in the error.
+
+        Raises:
+            RunStopped: the run can't go on; the message has the cause and what is saved.
+        """
+        if not self._is_ours:
+            super().fit(agent_loop_manager)
+            return
         try:
-            super().fit(*args, **kwargs)
+            with self._watch(agent_loop_manager).watching():
+                super().fit(agent_loop_manager)
         except PaidCallsSpent as end:
+            where = self._stop(are_leaves_bad=True)
             self._shutdown_dump_executor()
-            logger.warning("training ends at step %d: %s", self.global_steps, end)
+            logger.warning("training ends at step %d: %s. %s", self.global_steps, end, where)
+        except RunStopped as stop:
+            where = self._stop(are_leaves_bad=True)
+            raise RunStopped(f"{stop}. {where}") from None
+        except (Exception, SystemExit) as error:
+            where = self._stop(are_leaves_bad=False)
+            raise RunStopped(
+                f"the run ended in step {self.global_steps} by {type(error).__name__}: {error}. {where}"
+            ) from error
+
+    def _watch(self, agent_loop_manager: AgentLoopManager) -> ProcessWatch:
+        actors = {
+            **_numbered("agent loop worker", agent_loop_manager.agent_loop_workers),
+            **_numbered("reward worker", self.reward_loop_manager.reward_loop_workers),
+            **_numbered("inference server", self.llm_server_manager.server_handles),
+            **queue_actors(),
+        }
+        return ProcessWatch(actors, self._progress, arpo_config(self.config).max_stall_seconds)
+
+    def _progress(self) -> tuple[int, ...] | None:
+        """Return counts that change when leaves come; None while the trainer does not wait for any."""
+        if not self._state.is_sampling:
+            return None
+        buffer = self.replay_buffer
+        kinds = (buffer.pending_keys, buffer.running_keys, buffer.finished_keys, buffer.failure_keys, buffer.partitions)
+        return tuple(sum(map(len, list(kind.values()))) for kind in kinds)
+
+    def _stop(self, are_leaves_bad: bool) -> str:
+        """Log what the step has measured, save, and return in words what is saved."""
+        numbers = {name: value for name, value in self._measured.items() if isinstance(value, (int, float))}
+        if numbers:
+            self.logger.log(data=numbers, step=self.global_steps)
+        return self._state.save(are_leaves_bad)
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
-        # For a run that ends in this step: the next one is to train on the same prompts again.
-        is_kept = self.global_steps > 1 and self.trainer_mode == "sync"
-        self._position_in_data = self.train_dataloader.state_dict() if is_kept else None
+        self._measured = {}
+        self._state.step_begins()
+
+    def on_sample_begin(self) -> None:
+        self._state.sampling(True)
+        super().on_sample_begin()
+
+    def on_sample_end(self) -> None:
+        super().on_sample_end()
+        self._state.sampling(False)
+
+    def _validate(self) -> dict[str, float]:
+        self._state.sampling(True)
+        try:
+            metrics: dict[str, float] = super()._validate()
+        finally:
+            self._state.sampling(False)
+        return metrics
+
+    def step(self, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        batch = super().step(*args, **kwargs)
+        self._state.step_ends()
+        self._measured = {}
+        return batch
+
+    def _update_critic(self, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        self._state.update_begins()
+        return super()._update_critic(*args, **kwargs)
+
+    def _update_actor(self, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        self._state.update_begins()
+        return super()._update_actor(*args, **kwargs)
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
-        is_own = self.config.trainer.resume_mode == "auto"
-        self._saved_step = self.global_steps if is_own else None
+        self._state.loaded()
 
     def _save_checkpoint(self) -> None:
         super()._save_checkpoint()
-        self._saved_step = self.global_steps
+        self._state.saved()
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
-        is_arpo = wants_arpo(self.config)
-        if not is_arpo and self.config.actor_rollout_ref.rollout.agent.default_agent_loop != TAG_AGENT:
+        if not self._is_ours:
             return super()._compute_advantage(batch, metrics)
+        self._state.sampled(batch)
+        self._measured = metrics
+        is_arpo = wants_arpo(self.config)
         fields = fields_of_leaves(batch)
         if not fields:  # rows may name another agent loop
             return super()._compute_advantage(batch, metrics)
         records = {key: LeafRecord(**of_leaf["arpo"]) for key, of_leaf in fields.items()}
         trees: dict[str, list[LeafRecord]] = defaultdict(list)
         for key, record in records.items():
-            trees[prompt_of(key)].append(record)
-        if is_arpo:
-            self._expect_all_leaves(trees)
+            trees[prompt_of(key) if is_arpo else session_of(key)].append(record)
         metrics.update(tree_metrics(trees) if is_arpo else tool_metrics(trees))
         metrics.update(reward_metrics(of_leaf.get("reward_extra_info", {}) for of_leaf in fields.values()))
         warn_without_calls(metrics["tools/calls"], self.config, self.global_steps)
-        with self._saving_state(batch, metrics):
-            require_working_tools(trees, arpo_config(self.config))
-            tensors = self._tree_tensors(batch, records, metrics) if is_arpo else None
-        if tensors is None:
+        require_working_tools(trees, arpo_config(self.config))
+        if not is_arpo:
             return super()._compute_advantage(batch, metrics)
-        with beside(tensors):
+        self._require_enough_leaves(trees, fields, metrics)
+        with beside(self._tree_tensors(batch, records, metrics)):
             return super()._compute_advantage(batch, metrics)
 
-    @contextmanager
-    def _saving_state(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> Iterator[None]:
-        """Save the state of the last finished step when the run is stopped, and log what this step has measured."""
-        try:
-            yield
-        except RunStopped as stop:
-            where = self._save_last_finished_step(batch)
-            numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}
-            self.logger.log(data=numbers, step=self.global_steps)
-            raise type(stop)(f"{stop}. {where}") from None
-
-    def _save_last_finished_step(self, batch: KVBatchMeta) -> str:
-        """Return in words what is saved."""
-        last_finished = self.global_steps - 1
-        if last_finished == 0:
-            return "No step has been finished, so there is nothing to save."
-        if self.local_trigger_step > 0:
-            return (
-                f"Step {self.global_steps} has updated the weights already, so its state is not saved; the last "
-                f"checkpoint is that of trainer.save_freq."
-            )
-        folder = Path(self.config.trainer.default_local_dir, f"global_step_{last_finished}")
-        if self.trainer_mode != "sync":
-            # The queue is part of a checkpoint: a resumed run must not find leaves in it whose tools failed.
-            tq.kv_clear(keys=batch.keys, partition_id=batch.partition_id)
-            ask_again(batch.partition_id)
-        if self.trainer_mode != "sync" or self._saved_step != last_finished:
-            self.global_steps = last_finished
-            self._save_checkpoint()
-            self.global_steps += 1
-            if self.trainer_mode == "sync":
-                torch.save(self._position_in_data, folder / "data.pt")
-        is_found = self.config.trainer.resume_mode == "auto"
-        how = "the same command" if is_found else f"trainer.resume_mode=resume_path, resume_from_path={folder}"
-        return f"The state of step {last_finished} is in {folder}; {how} goes on from there."
+    def _require_enough_leaves(self, trees: Trees, fields: dict[str, Any], metrics: dict[str, Any]) -> None:
+        prompts = self.config.data.train_batch_size // self.parameter_sync_step
+        failures = reward_failures(fields)
+        fraction = lost_fraction(trees, prompts, self.config.actor_rollout_ref.rollout.n, failures)
+        metrics["arpo/failed_fraction"] = fraction
+        require_enough_leaves(fraction, arpo_config(self.config).max_failed_fraction, failures)
 
     def _tree_tensors(self, batch: KVBatchMeta, records: dict[str, LeafRecord], metrics: dict[str, Any]) -> TreeTensors:
         """Collect what the estimator needs; log the actor's entropies and rewards that are no numbers."""
@@ -154,18 +204,6 @@ class ArpoTrainer(PPOTrainer):
             )
         return TreeTensors(config.advantage, segment_ids, is_excluded)
 
-    def _expect_all_leaves(self, trees: dict[str, list[LeafRecord]]) -> None:
-        """A prompt whose rollout failed stays sampleable in verl's sync mode; training on its rest would be biased."""
-        prompts = self.config.data.train_batch_size // self.parameter_sync_step
-        short = [
-            f"{uid}: {len(tree)} of {tree[0].leaves}" for uid, tree in trees.items() if len(tree) != tree[0].leaves
-        ]
-        if short or len(trees) != prompts:
-            raise RuntimeError(
-                f"got {len(trees)} of {prompts} prompts, leaves missing in {short or 'none of them'}; expected every "
-                f"leaf of every prompt: the cause is in the log above, at 'the rollout of prompt'"
-            )
-
     def _dump_generations(self, *args: Any, **kwargs: Any) -> None:
         """Add each leaf's place in its tree to the rollout's JSONL (`trainer.rollout_data_dir`)."""
         columns = kwargs["reward_extra_infos_dict"]
@@ -176,18 +214,25 @@ class ArpoTrainer(PPOTrainer):
         super()._dump_generations(*args, **kwargs)
 
 
-def ask_again(partition_id: str) -> None:
-    """Have a resumed run grow the leaves of finished prompts anew (`trainer_base.py`, `_reissue_inflight_prompts`)."""
-    tags = tq.kv_list(partition_id).get(partition_id, {})
-    finished = {key: tag for key, tag in tags.items() if tag.get("is_prompt") and tag.get("status") == "finished"}
-    if finished:
-        again = [{**tag, "status": "pending"} for tag in finished.values()]
-        tq.kv_batch_put(keys=list(finished), partition_id=partition_id, tags=again)
-
-
 def prompt_of(key: str) -> str:
     """Return the prompt's id in a row's key, `{uid}_{session}_{index}`."""
     return key.rsplit("_", 2)[0]
+
+
+def session_of(key: str) -> str:
+    """Return the session's id in a row's key."""
+    return key.rsplit("_", 1)[0]
+
+
+def _numbered(name: str, actors: Sequence[ActorHandle]) -> dict[str, ActorHandle]:
+    return {f"{name} {number}": actor for number, actor in enumerate(actors)}
+
+
+def queue_actors() -> dict[str, ActorHandle]:
+    """Return the actors of TransferQueue (0.1.11, `interface.py`, keeps the storage units to itself)."""
+    storage = list(((tq.interface._TQ_STORAGE or {}).get("SimpleStorage") or {}).values())
+    controller = ray.get_actor("TransferQueueController", namespace="transfer_queue")
+    return {"TransferQueue's controller": controller, **_numbered("TransferQueue's storage unit", storage)}
 
 
 def read_extra_fields(keys: list[str], partition_id: str) -> list[dict[str, Any]]:
@@ -207,11 +252,13 @@ def choose_manager(config: DictConfig) -> None:
     """Set the key by which verl's task runner finds its agent loop manager (`trainer/main_ppo.py`).
 
     Raises:
-        ValueError: it names another manager, which would not grow trees.
+        ValueError: an ARPO run names another manager, which would not grow trees.
     """
     agent = config.actor_rollout_ref.rollout.agent
     chosen = agent.get("agent_loop_manager_class")
     if chosen not in (None, MANAGER):
+        if not wants_arpo(config):
+            return
         raise ValueError(
             f"actor_rollout_ref.rollout.agent.agent_loop_manager_class={chosen!r}; expected it unset or {MANAGER!r}: "
             f"with algorithm.adv_estimator=arpo the rollout is ARPO's own"

@@ -169,12 +169,17 @@ def tool_metrics(trees: Trees) -> dict[str, float]:
     for name in sorted({name for name, _, _, _ in calls}):
         latencies = sorted(latency for tool, _, latency, _ in calls if tool == name)
         metrics[f"tools/{name}/calls"] = len(latencies)
-        metrics[f"tools/{name}/latency_s/p50"] = latencies[len(latencies) // 2]
-        metrics[f"tools/{name}/latency_s/p95"] = latencies[len(latencies) * 95 // 100]
+        metrics[f"tools/{name}/latency_s/p50"] = nearest_rank(latencies, 50)
+        metrics[f"tools/{name}/latency_s/p95"] = nearest_rank(latencies, 95)
         metrics[f"tools/{name}/retries"] = sum(retries for tool, _, _, retries in calls if tool == name)
         for status, count in Counter(status for tool, status, _, _ in calls if tool == name).items():
             metrics[f"tools/{name}/status/{status}"] = count
     return metrics
+
+
+def nearest_rank(ascending: Sequence[float], percent: int) -> float:
+    """Return the smallest value that at least `percent` (1 to 100) percent of the values do not exceed."""
+    return ascending[math.ceil(len(ascending) * percent / 100) - 1]
 
 
 def _distinct_calls(tree: Sequence[LeafRecord]) -> list[tuple[str, str, float, int]]:

@@ -15,7 +15,6 @@ start when they have become certain and all together (there: one a round, and at
 """
 
 import contextlib
-import hashlib
 import random
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from arpo_verl.config import ArpoConfig
 from arpo_verl.entropy import entropy_change, reference_entropy_change, surprisals
 from arpo_verl.rollout.calls import NO_LIMIT, CallExecutor
 from arpo_verl.rollout.protocols import CallSyntax, Engine, Generation, Request, ToolCall, Tools, Turn
+from arpo_verl.rollout.seeds import derived_seed
 from arpo_verl.rollout.tasks import Tasks
 from arpo_verl.rollout.tree import Decision, Leaf, Segment, StopReason, ToolRecord
 
@@ -223,9 +223,7 @@ class PromptRollout:
         return generation
 
     def _sampling_seed(self, leaf: Leaf) -> int:
-        """Return a seed of 31 bits for the leaf's next request, the same in every process."""
-        name = f"{self._settings.seed}/{leaf.path}/{leaf.requests}"
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1
+        return derived_seed(f"{self._settings.seed}/{leaf.path}/{leaf.requests}")
 
     def _room(self, leaf: Leaf) -> int:
         return self._settings.max_response_tokens - leaf.length

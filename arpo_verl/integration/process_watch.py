@@ -1,0 +1,132 @@
+"""Ends a training step that waits for something that will not come: a process has died, or nothing happens any more.
+
+Ray reports the death of an actor to whoever waits for its answer. A step of verl's V1 trainer waits for something else,
+for rows in TransferQueue: an agent loop worker that dies in the middle never writes its rows, and a request to a dead
+TransferQueue is never answered (verl 0.9.1, `trainer/ppo/v1/replay_buffer.py`, `sample`; TransferQueue 0.1.8,
+`client.py`). So a thread asks the actors whether they live, and interrupts the main thread, wherever it waits.
+"""
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorDiedError, RayError
+
+from arpo_verl.integration.tool_guard import RunStopped
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+"""Between two looks; a death is found within about twice this time."""
+INTERRUPT = signal.SIGUSR2
+"""Python runs its handler in the main thread, also while that waits for a lock or in `ray.get`."""
+
+
+class ProcessWatch:
+    """Raises `RunStopped` in the main thread when an actor has died or when there is no progress.
+
+    Does not see a process that hangs but lives; that is what `stall_seconds` is for.
+    """
+
+    def __init__(
+        self,
+        actors: Mapping[str, ActorHandle],
+        progress: Callable[[], object | None],
+        stall_seconds: float,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        """
+        Args:
+            actors: those that a step waits for, by a name that a user understands.
+            progress: anything that changes when rows come in; None while nobody waits for rows.
+            stall_seconds: how long `progress` may stay the same.
+            look_seconds: between two looks.
+        """
+        self._actors = dict(actors)
+        self._progress = progress
+        self._stall_seconds = stall_seconds
+        self._look_seconds = look_seconds
+        self._questions: dict[str, ray.ObjectRef] = {}
+        """Unanswered questions whether an actor lives. A busy actor answers late, which is no sign of death."""
+        self._last_progress: object | None = None
+        self._changed = time.monotonic()
+        self._found: RunStopped | None = None
+        self._is_over = threading.Event()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the block runs, which has to be in the main thread.
+
+        Raises:
+            RunStopped: an actor has died or nothing happens.
+        """
+        stock_handler = signal.signal(INTERRUPT, self._raise)
+        thread = threading.Thread(target=self._look_again_and_again, name="process watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+            thread.join()
+            signal.signal(INTERRUPT, stock_handler)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if self._found is not None and not self._is_over.is_set():
+            raise self._found
+
+    def _look_again_and_again(self) -> None:
+        while not self._is_over.wait(self._look_seconds):
+            try:
+                self._found = self._found or self._look()
+            except RayError:
+                logger.exception("could not look after the processes of this run; looking again")
+            if self._found is not None and not self._is_over.is_set():
+                # Again and again, as code that is interrupted may swallow the first exception.
+                signal.pthread_kill(threading.main_thread().ident or 0, INTERRUPT)
+
+    def _look(self) -> RunStopped | None:
+        """Return what ends the run, if anything does."""
+        dead = self._dead()
+        if dead:
+            details = "; ".join(f"{name}: {reason}" for name, reason in dead.items())
+            return RunStopped(
+                f"{', '.join(dead)} died while the run needed it; expected it to live until the end: look for its end "
+                f"in the log above, or for a lack of memory ({details})"
+            )
+        progress = self._progress()
+        if progress is None or progress != self._last_progress:
+            self._last_progress, self._changed = progress, time.monotonic()
+        waited = time.monotonic() - self._changed
+        if waited < self._stall_seconds:
+            return None
+        return RunStopped(
+            f"no leaf has come for {waited:.0f} s while the trainer waited (prompts pending, running, finished, "
+            f"failed, and rows: {progress}); expected one within arpo.max_stall_seconds={self._stall_seconds:g}: look "
+            f"at the log above for what hangs, or raise the limit if a generation takes that long"
+        )
+
+    def _dead(self) -> dict[str, str]:
+        """Ask each actor that owes no answer; return the causes of death."""
+        for name, actor in self._actors.items():
+            if name not in self._questions:
+                self._questions[name] = actor.__ray_ready__.remote()
+        questions = list(self._questions.values())
+        answered, _ = ray.wait(questions, num_returns=len(questions), timeout=self._look_seconds)
+        dead = {}
+        for name in [name for name, question in self._questions.items() if question in answered]:
+            try:
+                ray.get(self._questions.pop(name))
+            except ActorDiedError as error:
+                dead[name] = str(error).strip().splitlines()[0]
+        return dead
+
+
+def raised_in_main_thread() -> bool:
+    """Whether the caller runs where signals are handled; Ray runs the tasks of a plain actor there."""
+    return threading.current_thread() is threading.main_thread()
