@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
 
+from arpo_verl.integration.resume_check import check_resume
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, TAG_FORMAT, arpo_config
 
 VERL_VERSIONS = ("0.9.1", "0.10")
@@ -47,6 +48,7 @@ def check(config: DictConfig) -> None:
         check_entropy_source,
         check_tools,
         check_datasets,
+        check_resume,
         check_shared_memory,
         check_port,
     ]

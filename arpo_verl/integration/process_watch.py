@@ -116,6 +116,8 @@ class ProcessWatch:
         for name, actor in self._actors.items():
             if name not in self._questions:
                 self._questions[name] = actor.__ray_ready__.remote()
+        if not self._questions:
+            return {}
         questions = list(self._questions.values())
         answered, _ = ray.wait(questions, num_returns=len(questions), timeout=self._look_seconds)
         dead = {}

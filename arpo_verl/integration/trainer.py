@@ -84,6 +84,7 @@ class ArpoTrainer(PPOTrainer):
             **_numbered("agent loop worker", agent_loop_manager.agent_loop_workers),
             **_numbered("reward worker", self.reward_loop_manager.reward_loop_workers),
             **_numbered("inference server", self.llm_server_manager.server_handles),
+            "load balancer": self.llm_server_manager.global_load_balancer,
             **queue_actors(),
         }
         return ProcessWatch(actors, self._progress, arpo_config(self.config).max_stall_seconds)
