@@ -1,5 +1,6 @@
 """The agent loop on verl's own interfaces: the tokens of verl's tool agent loop, and trees of native tool calls."""
 
+import asyncio
 import json
 from types import SimpleNamespace
 
@@ -248,3 +249,43 @@ async def test_a_samples_own_selection_of_tools_holds():
     output = await ours.run({}, raw_prompt=PROMPT, extra_info={"tool_selection": ["count"]})
     assert "Unknown function 'add'. Available tools: count" in server.tokenizer.decode(output.response_ids)
     assert server.tokenizer.decode(output.prompt_ids).startswith("<|system|>count<|im_end|>")
+
+
+async def drawn_seeds(session: dict, *overrides: str) -> list[int]:
+    ours, server = loop(TreeAgentLoop, arithmetic, *overrides)
+    await ours.run({}, raw_prompt=PROMPT, **session)
+    return [parameters.get("seed") for parameters in server.parameters]
+
+
+async def test_sessions_steps_and_repeated_prompts_of_an_independent_rollout_have_seeds_of_their_own():
+    """Without them all rollouts of a prompt are the same, and nothing is learned."""
+    base = {"global_steps": 1, "index": 7, "session_id": 0, "arpo_occurrence": 0}
+    variants = [base, base | {"session_id": 1}, base | {"session_id": 2}, base | {"global_steps": 2}]
+    variants += [base | {"index": 8}, base | {"arpo_occurrence": 1}]
+    lockstep = "arpo.schedule=lockstep"
+    seeds = [tuple(await drawn_seeds(session, lockstep)) for session in variants]
+    assert len(set(seeds)) == len(variants)
+    assert len({seed for of_session in seeds for seed in of_session}) == sum(map(len, seeds))
+    assert await drawn_seeds(base, lockstep) == list(seeds[0])
+    assert set(await drawn_seeds(base, lockstep, "arpo.seed=1")).isdisjoint(seeds[0])
+
+
+async def test_an_independent_rollout_is_seeded_in_lockstep_alone():
+    assert set(await drawn_seeds({"session_id": 0})) == {None}
+
+
+async def test_the_limits_in_flight_hold_for_independent_rollouts_too():
+    ours, server = loop(TreeAgentLoop, arithmetic, "arpo.max_requests_in_flight=2")
+    in_flight, most, generate = 0, 0, server.generate
+
+    async def counted(*args, **kwargs):
+        nonlocal in_flight, most
+        in_flight += 1
+        most = max(most, in_flight)
+        await asyncio.sleep(0.001)
+        in_flight -= 1
+        return await generate(*args, **kwargs)
+
+    server.generate = counted
+    await asyncio.gather(*(ours.run({}, raw_prompt=PROMPT, session_id=session) for session in range(8)))
+    assert most == 2

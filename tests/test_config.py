@@ -13,8 +13,9 @@ from arpo_verl.config import ArpoConfig
 INFINITY, NAN = float("inf"), float("nan")
 LIMITS = ("initial_rollouts", "max_requests_in_flight", "max_tool_calls_in_flight")
 INTEGERS = ("branch_factor", "probe_tokens", "entropy_top_k", "max_tool_calls", "infrastructure_retries", "seed")
-SECONDS = ("max_call_seconds", "stuck_call_seconds")
-FLOATS = ("base_probability", "entropy_weight", "branch_threshold", "max_infrastructure_fraction", *SECONDS)
+SECONDS = ("max_call_seconds", "stuck_call_seconds", "max_reward_seconds", "max_stall_seconds")
+SHARES = ("max_infrastructure_fraction", "max_failed_fraction")
+FLOATS = ("base_probability", "entropy_weight", "branch_threshold", *SHARES, *SECONDS)
 TEXTS = ("tag_open", "tag_close", "result_template")
 STRINGS = ("rule", "advantage", "entropy_source", "branch_timing", "schedule", *TEXTS)
 LISTS = ("exclude",)
@@ -54,6 +55,9 @@ def test_defaults_are_the_papers():
         "infrastructure_retries": 1,
         "exclude": ("infrastructure",),
         "max_infrastructure_fraction": 0.5,
+        "max_failed_fraction": 0.25,
+        "max_reward_seconds": 300.0,
+        "max_stall_seconds": 1800.0,
         "max_requests_in_flight": None,
         "max_tool_calls_in_flight": None,
         "tag_open": "<{tool}>",
@@ -89,6 +93,9 @@ def test_a_full_mapping_comes_back():
         "infrastructure_retries": 0,
         "exclude": ["truncated", "infrastructure"],
         "max_infrastructure_fraction": 0.25,
+        "max_failed_fraction": 0.1,
+        "max_reward_seconds": 30.0,
+        "max_stall_seconds": 60.0,
         "max_requests_in_flight": 64,
         "max_tool_calls_in_flight": 8,
         "tag_open": "[{tool}]",
@@ -153,7 +160,7 @@ BAD_VALUES = [
     ("infrastructure_retries", -1, "at least 0"),
     *((name, value, "a positive number of seconds") for name in SECONDS for value in (0, -1.0, NAN, INFINITY)),
     *(("max_leaf_seconds", value, "a positive number of seconds, or null") for value in (0, -1.0, NAN, INFINITY)),
-    *(("max_infrastructure_fraction", value, "a number from 0 to 1") for value in (-0.1, 1.1, NAN)),
+    *((name, value, "a number from 0 to 1") for name in SHARES for value in (-0.1, 1.1, NAN)),
     ("rule", "greedy", "one of bernoulli, threshold, reference"),
     ("rule", "", "one of bernoulli, threshold, reference"),
     ("rule", "Bernoulli", "one of bernoulli, threshold, reference"),

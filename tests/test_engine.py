@@ -76,6 +76,20 @@ async def test_a_request_that_is_aborted_and_resumed_keeps_its_entropies_and_mar
     assert (asked[1]["prompt_ids"], asked[1]["max_tokens"]) == ([1, 7, 8], 7)
 
 
+async def test_each_attempt_at_a_request_has_a_seed_of_its_own_and_the_same_in_every_run(monkeypatch):
+    """The rest of a turn must not be drawn by the random numbers of its beginning."""
+    seeds = []
+    for _ in range(2):
+        aborted = [output(token, stop_reason="aborted", version=token) for token in (7, 8)]
+        asked = script(monkeypatch, *aborted, output(9, version=9))
+        engine = ServerEngine(client(FullyAsyncLLMServerClient), ArpoConfig(), {}, STOPS)
+        await engine.generate(Request([1], 9, "tree", seed=5))
+        seeds.append([request["seed"] for request in asked])
+    assert seeds[0] == seeds[1]
+    assert seeds[0][0] == 5
+    assert len(set(seeds[0])) == 3
+
+
 async def test_a_server_without_log_probabilities_is_an_error_that_says_so(monkeypatch):
     script(monkeypatch, TokenOutput(token_ids=[7, 8], log_probs=None))
     engine = ServerEngine(client(LLMServerClient), ArpoConfig(), {}, STOPS)

@@ -1,6 +1,11 @@
 """The metrics of rewards; those of trees are tested with the scheduler."""
 
-from arpo_verl.rollout.metrics import reward_metrics
+import random
+
+import numpy as np
+import pytest
+
+from arpo_verl.rollout.metrics import LeafRecord, nearest_rank, reward_metrics, tool_metrics
 
 
 def test_each_number_of_the_rewards_has_its_mean():
@@ -15,3 +20,37 @@ def test_truths_count_as_one_and_rewards_that_are_no_numbers_not_at_all():
 
 def test_without_parts_there_are_no_metrics():
     assert reward_metrics([{}, {"reason": "wrong"}]) == {}
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [
+        ([7], 50, 7), ([7], 95, 7), ([1, 2], 50, 1), ([1, 2], 95, 2), ([1, 2, 3], 50, 2), ([1, 2, 3, 4], 50, 2),
+        ([1, 2, 3, 4], 75, 3), (list(range(1, 21)), 95, 19), (list(range(1, 20)), 95, 19), (list(range(1, 41)), 95, 38),
+        ([1, 2, 3], 100, 3), ([1, 2, 3], 1, 1),
+    ],
+)  # fmt: skip
+def test_percentiles_are_the_nearest_ranks(values, percent, expected):
+    assert nearest_rank(values, percent) == expected
+
+
+def test_percentiles_are_numpys_without_interpolation():
+    generator = random.Random(1)
+    for size in range(1, 60):
+        values = sorted(generator.random() for _ in range(size))
+        for percent in (1, 25, 50, 90, 95, 99, 100):
+            assert nearest_rank(values, percent) == np.percentile(values, percent, method="inverted_cdf")
+
+
+def test_leaves_that_are_trees_of_their_own_count_each_of_their_calls():
+    """Rollouts of other algorithms number their segments each for itself, so that equal ids mean nothing there."""
+    call = (1, "search", "ok", 0.5, 0)
+    leaf = LeafRecord(
+        1, 0, None, "0", None, False, "completed", False, False, [(0, 3, True), (1, 2, False)], [call], None, [], None,
+        0, 0,
+    )  # fmt: skip
+    alone = tool_metrics({f"prompt_{session}": [leaf] for session in range(8)})
+    assert (alone["tools/calls"], alone["tools/search/calls"], alone["tools/search/status/ok"]) == (8, 8, 8)
+    assert alone["tools/calls_per_leaf"] == 1
+    shared = tool_metrics({"prompt": [leaf] * 8})
+    assert (shared["tools/calls"], shared["tools/calls_per_leaf"]) == (1, 1)

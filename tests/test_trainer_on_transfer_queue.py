@@ -75,6 +75,8 @@ def advantages(tq, mode: str, advantage: str, rewards: dict | None = None) -> tu
     """Take the trainer's advantage step; return each leaf's advantages and the step's metrics."""
     from verl.trainer.ppo.v1 import get_trainer_cls
 
+    from arpo_verl.integration.save_on_stop import SaveOnStop
+
     overrides = [
         "platform=cpu",
         f"arpo.advantage={advantage}",
@@ -84,6 +86,7 @@ def advantages(tq, mode: str, advantage: str, rewards: dict | None = None) -> tu
     with initialize_config_module("arpo_verl.config", version_base=None):
         config = compose("arpo_trainer", overrides=[*overrides, "algorithm.norm_adv_by_std_in_grpo=False"])
     trainer = object.__new__(get_trainer_cls(mode))
+    trainer._is_ours, trainer._state = True, SaveOnStop(trainer)
     trainer.config, trainer.parameter_sync_step, trainer.global_steps = config, 1, 1
     trainer.logger = types.SimpleNamespace(log=lambda data, step: None)
     batch = put(tq, rewards or {})
@@ -125,13 +128,13 @@ def test_a_batch_without_a_leaf_to_train_on_is_an_error(transfer_queue):
 
 
 def test_finished_prompts_are_asked_again_by_a_run_that_resumes_after_its_tools_have_failed(transfer_queue):
-    from arpo_verl.integration.trainer import ask_again
+    from arpo_verl.integration.save_on_stop import requeue_finished_prompts
 
     states = {"a": ("finished", True), "b": ("running", True), "a_0_0": ("success", False)}
     for key, (status, is_prompt) in states.items():
         tag = {"status": status, "is_prompt": is_prompt, "global_steps": 3}
         transfer_queue.kv_put(key=key, partition_id="train", fields={"uid": key}, tag=tag)
-    ask_again("train")
+    requeue_finished_prompts("train")
     tags = transfer_queue.kv_list("train")["train"]
     transfer_queue.kv_clear(partition_id="train", keys=list(states))
     assert {key: tags[key]["status"] for key in states} == {"a": "pending", "b": "running", "a_0_0": "success"}

@@ -39,8 +39,8 @@ class _RecordingClient(LLMServerClient):
 
 
 def recording(client: LLMServerClient) -> LLMServerClient:
-    """Return the same client with its attempts recorded; a second call changes nothing."""
-    if isinstance(client, _RecordingClient):
+    """Return the same client with its attempts recorded; a client that is not verl's is returned as it is."""
+    if isinstance(client, _RecordingClient) or not isinstance(client, LLMServerClient):
         return client
     recorder: LLMServerClient = object.__new__(_recording_kind(type(client)))
     recorder.__dict__.update(client.__dict__)

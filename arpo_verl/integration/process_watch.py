@@ -127,8 +127,3 @@ class ProcessWatch:
             except ActorDiedError as error:
                 dead[name] = str(error).strip().splitlines()[0]
         return dead
-
-
-def raised_in_main_thread() -> bool:
-    """Whether the caller runs where signals are handled; Ray runs the tasks of a plain actor there."""
-    return threading.current_thread() is threading.main_thread()
