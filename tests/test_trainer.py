@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from verl.trainer.ppo.v1 import get_trainer_cls
 
 from arpo_verl.integration.lost_leaves import REWARD_FAILURE, lost_fraction, require_enough_leaves, reward_failures
 from arpo_verl.integration.save_on_stop import SaveOnStop
 from arpo_verl.integration.tool_guard import RunStopped
-from arpo_verl.integration.trainer import MANAGER, choose_manager, prompt_of, session_of
+from arpo_verl.integration.trainer import MANAGER, ArpoTrainer, choose_manager, prompt_of, session_of
 from arpo_verl.rollout.metrics import LeafRecord
 
 
@@ -61,6 +62,11 @@ def test_the_reasons_of_failed_rewards_are_found():
 
 def test_the_ids_of_prompt_and_session_are_read_from_a_rows_key():
     assert (prompt_of("a_b_3_0"), session_of("a_b_3_0")) == ("a_b", "a_b_3")
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_verls_trainers_are_ours(mode):
+    assert issubclass(get_trainer_cls(mode), ArpoTrainer)
 
 
 def manager_config(agent: dict, estimator: str = "arpo"):

@@ -7,12 +7,14 @@ first update of a step until its last one, and not when the processes that hold 
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+if TYPE_CHECKING:  # importing it registers our trainers, which import this
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ logger = logging.getLogger(__name__)
 class SaveOnStop:
     """Follows a trainer through its steps and saves what it has when it stops."""
 
-    def __init__(self, trainer: PPOTrainer) -> None:
+    def __init__(self, trainer: "PPOTrainer") -> None:
         self._trainer = trainer
         self._finished_step = 0
         """The step whose weights the trainer has, unless `_is_updating`."""
