@@ -1,5 +1,6 @@
 """The advantage step of all three V1 trainers on a real TransferQueue: hard advantage, padding rows, bad rewards."""
 
+import asyncio
 import math
 import types
 
@@ -139,3 +140,16 @@ def test_finished_prompts_are_asked_again_by_a_run_that_resumes_after_its_tools_
     transfer_queue.kv_clear(partition_id="train", keys=list(states))
     assert {key: tags[key]["status"] for key in states} == {"a": "pending", "b": "running", "a_0_0": "success"}
     assert tags["a"]["global_steps"] == 3
+
+
+def test_the_leaves_of_a_prompt_that_fails_are_taken_back_and_no_others(transfer_queue):
+    from arpo_verl.integration.worker import take_back
+
+    for key in ("a_0_0", "a_1_0", "ab_0_0", "b_0_0"):
+        transfer_queue.kv_put(key=key, partition_id="train", fields={"uid": key}, tag={"status": "success"})
+    transfer_queue.kv_put(key="a", partition_id="train", tag={"status": "running", "is_prompt": True})
+    asyncio.run(take_back("a", "train"))
+    assert sorted(transfer_queue.kv_list("train")["train"]) == ["a", "ab_0_0", "b_0_0"]
+    asyncio.run(take_back("a", "train"))
+    transfer_queue.kv_clear(partition_id="train", keys=["a", "ab_0_0", "b_0_0"])
+    asyncio.run(take_back("a", "train"))

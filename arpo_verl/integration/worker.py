@@ -56,7 +56,7 @@ class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
             logger.exception("the rollout of prompt %s failed; its leaves are not usable", uid)
             try:
                 if not trajectory["validate"]:
-                    await _take_back(uid, partition_id)
+                    await take_back(uid, partition_id)
             finally:
                 # A prompt that never gets a final status would be waited for for ever.
                 await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": "failure"})
@@ -130,7 +130,7 @@ class ArpoAgentLoopWorker(_StockWorker):  # type: ignore[misc]
         )
 
 
-async def _take_back(uid: str, partition_id: str) -> None:
+async def take_back(uid: str, partition_id: str) -> None:
     """Remove the leaves that a prompt has published."""
     tags = (await tq.async_kv_list(partition_id)).get(partition_id, {})
     published = [key for key in tags if key.startswith(f"{uid}_")]
