@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+PADDING = -1
+"""The segment id of a position that holds no token."""
+
 
 def as_tensor(name: str, value: Any, device: torch.device | None = None) -> torch.Tensor:
     """Return a tensor, numpy array or nested list of numbers as a tensor, on `device` where one is given.
@@ -88,7 +91,9 @@ def group_numbers(index: Any, rows: int, device: torch.device) -> torch.Tensor:
     numbers: dict[Any, int] = {}
     keys = [_key(value, row) for row, value in enumerate(index)]
     if len(keys) != rows:
-        raise ValueError(f"got {len(keys)} indices for {rows} rows; expected the prompt's id of each row: pass them all")
+        raise ValueError(
+            f"got {len(keys)} indices for {rows} rows; expected the prompt's id of each row: pass them all"
+        )
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys], dtype=torch.long, device=device)
 
 
@@ -113,7 +118,7 @@ def _key(value: Any, row: int) -> Any:
 
 
 def divides_by_std(norm_by_std: bool, config: Any) -> bool:
-    """Return whether to divide by the standard deviation: not where the argument or verl's `algorithm` group says no."""
+    """Return whether to divide by the standard deviation: where neither the argument nor verl's group says no."""
     if config is None:
         return norm_by_std
     name = "norm_adv_by_std_in_grpo"

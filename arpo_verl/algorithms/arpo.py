@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from arpo_verl.algorithms.arguments import (
+    PADDING,
     as_flags,
     as_integers,
     as_tensor,
@@ -35,8 +36,6 @@ from arpo_verl.algorithms.arguments import (
 
 logger = logging.getLogger(__name__)
 
-PADDING = -1
-"""The segment id of a position that holds no token."""
 NAMED_ROWS = 8
 """How many rows a warning names."""
 
@@ -110,8 +109,8 @@ def _check(tensors: dict[str, torch.Tensor], mode: str, epsilon: float) -> None:
         raise ValueError(f"mode={mode!r}; expected 'soft' or 'hard'")
     if mode == "hard" and "segment_ids" not in tensors:
         raise ValueError(
-            "mode='hard' got segment_ids=None; expected the ids of every token: pass them (arpo_verl.algorithms.segments "
-            "makes them) or use mode='soft'"
+            "mode='hard' got segment_ids=None; expected the ids of every token: pass them, as "
+            "arpo_verl.algorithms.segments makes them, or use mode='soft'"
         )
     if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon={epsilon!r}; expected a number of at least 0: change it")
@@ -246,15 +245,18 @@ def _numbers_of_pairs(first: torch.Tensor, second: torch.Tensor, at_most: int) -
     if (int(first.max()) + 1) * (highest - lowest + 1) <= at_most:
         return first * (highest - lowest + 1) + (second - lowest)
     values, dense = torch.unique(second, return_inverse=True)
-    return torch.unique(first * len(values) + dense, return_inverse=True)[1]
+    numbers: torch.Tensor = torch.unique(first * len(values) + dense, return_inverse=True)[1]
+    return numbers
 
 
 def _lengths(start: torch.Tensor, total: int) -> torch.Tensor:
-    return torch.diff(start, append=start.new_tensor([total]))
+    lengths: torch.Tensor = torch.diff(start, append=start.new_tensor([total]))
+    return lengths
 
 
 def _repeat(values: torch.Tensor, times: torch.Tensor, total: int) -> torch.Tensor:
     """Return each value as often as `times` says, `total` values in all."""
     if values.device.type == "cpu":
-        return torch.from_numpy(np.repeat(values.numpy(), times.numpy()))  # ten times as fast as torch's
+        repeated: torch.Tensor = torch.from_numpy(np.repeat(values.numpy(), times.numpy()))
+        return repeated  # ten times as fast as torch's
     return torch.repeat_interleave(values, times, output_size=total)
