@@ -20,6 +20,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 from arpo_verl.algorithms.arpo import PADDING
 from arpo_verl.integration.advantage import TreeTensors, beside, entropy_after_tools
 from arpo_verl.integration.logs import show_warnings
+from arpo_verl.integration.loss_mask import empty_loss_masks
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, arpo_config, wants_arpo
 from arpo_verl.integration.tool_guard import PaidCallsSpent, RunStopped, require_working_tools, warn_without_calls
 from arpo_verl.rollout.metrics import LeafRecord, leaf_columns, reward_metrics, tool_metrics, tree_metrics
@@ -127,7 +128,7 @@ class ArpoTrainer(PPOTrainer):
         return f"The state of step {last_finished} is in {folder}; {how} goes on from there."
 
     def _tree_tensors(self, batch: KVBatchMeta, records: dict[str, LeafRecord], metrics: dict[str, Any]) -> TreeTensors:
-        """Collect what the estimator needs; log the actor's entropies and rewards that are no numbers."""
+        """Collect what the estimator needs; log the actor's entropies; leave out rewards that are no numbers."""
         config = arpo_config(self.config)
         fields = ["segment_ids", "response_mask", "rm_scores", "entropy"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
@@ -152,6 +153,7 @@ class ArpoTrainer(PPOTrainer):
                 f"all {len(records)} leaves are left out (arpo.exclude={list(config.exclude)}, or their rewards are "
                 f"no numbers); expected one to train on: look at the rollout's stop reasons, or exclude less"
             )
+        empty_loss_masks(batch, data["response_mask"].unbind(), has_no_reward)
         return TreeTensors(config.advantage, segment_ids, is_excluded)
 
     def _expect_all_leaves(self, trees: dict[str, list[LeafRecord]]) -> None:
