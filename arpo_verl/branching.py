@@ -18,9 +18,8 @@ def draw_forks(score: float, rule: Rule, threshold: float, candidates: int, gene
 
     Args:
         score: P_t.
-        rule: `bernoulli` and `reference`, each candidate on its own with probability clip(P_t, 0, 1), as the released
-            code does (it draws u, and skips the fork if clip(u - β ΔH, 0, 1) > α); `threshold`, all of them if
-            P_t > τ and else none, as the paper says.
+        rule: `bernoulli`, each candidate on its own with probability clip(P_t, 0, 1); `threshold`, all of them if
+            P_t > τ and else none, as the paper says. For `reference` see `draw_reference_forks`.
         threshold: τ, used by `threshold` alone.
         candidates: the most that may be created, at least 0.
         generator: source of the draws.
@@ -28,6 +27,26 @@ def draw_forks(score: float, rule: Rule, threshold: float, candidates: int, gene
     if rule == "threshold":
         return candidates if score > threshold else 0
     return sum(generator.random() < score for _ in range(candidates))
+
+
+def draw_reference_forks(
+    change: float, base_probability: float, entropy_weight: float, candidates: int, generator: random.Random
+) -> int:
+    """Return how many forks the released code creates (`vllm_rollout_with_tools.py`).
+
+    Each candidate draws u of its own and is skipped if clip(u - β ΔH, 0, 1) > α. That is a coin with probability
+    clip(α + β ΔH, 0, 1), but where α is 1: then nothing exceeds it, and each candidate forks whatever the change.
+
+    Args:
+        change: ΔH.
+        base_probability: α.
+        entropy_weight: β.
+        candidates: Z - 1, or the leaves that are still missing if those are fewer: the released code tosses no coin for
+            a fork that has no place.
+        generator: source of the draws.
+    """
+    draws = (generator.random() - entropy_weight * change for _ in range(candidates))
+    return sum(min(max(draw, 0.0), 1.0) <= base_probability for draw in draws)
 
 
 def possible_forks(decisions_left: int, branch_factor: int, at_most: int) -> int:

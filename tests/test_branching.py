@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from arpo_verl.branching import branch_score, certain_top_ups, draw_forks, possible_forks
+from arpo_verl.branching import branch_score, certain_top_ups, draw_forks, draw_reference_forks, possible_forks
 
 
 def test_score_is_alpha_plus_beta_times_change():
@@ -27,6 +27,43 @@ def test_bernoulli_candidates_draw_on_their_own():
     # Binomial(2, 0.3): 0.49, 0.42, 0.09; five standard errors of a share of 20 000 are at most 0.018.
     for forks, share in enumerate((0.49, 0.42, 0.09)):
         assert counts.count(forks) / len(counts) == pytest.approx(share, abs=0.018)
+
+
+def released_decision(change: float, alpha: float, beta: float, candidates: int, generator: random.Random) -> int:
+    """The released code's lines on one active rollout, written out."""
+    forks = 0
+    for _ in range(candidates):
+        probability = generator.random() - beta * change
+        probability = max(0.0, min(1.0, probability))
+        if probability > alpha:
+            continue
+        forks += 1
+    return forks
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("change", [-9.0, -1.0, -0.0, 0.0, 0.7, 9.0])
+@pytest.mark.parametrize("beta", [0.0, 0.2, 1.0])
+def test_reference_draws_what_the_released_code_draws(alpha, change, beta):
+    for seed in range(50):
+        for candidates in range(5):
+            ours = draw_reference_forks(change, alpha, beta, candidates, random.Random(seed))
+            assert ours == released_decision(change, alpha, beta, candidates, random.Random(seed))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "change", "share"),
+    # β is 0.2; the probability is clip(α + β ΔH, 0, 1), but where α is 1.
+    [
+        *[(0.5, 0.0, 0.5), (0.5, 1.0, 0.7), (0.5, -1.0, 0.3), (0.5, 9.0, 1), (0.5, -9.0, 0)],
+        *[(0.0, 1.0, 0.2), (0.0, -1.0, 0), (1.0, 0.0, 1), (1.0, -1.0, 1), (1.0, -9.0, 1), (1.0, 9.0, 1)],
+    ],
+)
+def test_reference_is_a_coin_but_where_alpha_is_1(alpha, change, share):
+    generator = random.Random(0)
+    forks = sum(draw_reference_forks(change, alpha, 0.2, 2, generator) for _ in range(10_000))
+    # Five standard errors of a share of 20 000 are at most 0.018.
+    assert forks / 20_000 == pytest.approx(share, abs=0.018 if 0 < share < 1 else 0)
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,39 @@ def test_impossible_sizes_are_refused(leaves, roots, budget):
         grow(NEVER, one_call, leaves=leaves, roots=roots, budget=budget)
 
 
+@pytest.mark.parametrize("branch_factor", [2, 3, 5])
+@pytest.mark.parametrize("schedule", ["async", "lockstep"])
+def test_the_reference_rule_tosses_no_coin_for_a_fork_that_has_no_place(branch_factor, schedule):
+    config = ArpoConfig(rule="reference", branch_factor=branch_factor, entropy_weight=0.0, schedule=schedule)
+    forked = 0
+    for seed in range(400):
+        leaves = grow(config, one_call, leaves=2, roots=1, seed=str(seed)).leaves
+        forked += any(leaf.parent is not None for leaf in leaves)
+    # One place, so one coin of 0.5; five standard errors are 0.125. Z - 1 coins would give 0.75 and 0.94.
+    assert forked / 400 == pytest.approx(0.5, abs=0.125)
+
+
+@pytest.mark.parametrize("leaves", [2, 3, 4])
+def test_the_reference_rule_forks_always_where_alpha_is_1_whatever_the_change(leaves):
+    class Calming(ScriptedEngine):
+        """Entropy 9 for a first turn, 1 for all that follow."""
+
+        async def generate(self, request):
+            self.logprob = -1.0 if RESULT in text(request.token_ids) else -9.0
+            return await super().generate(request)
+
+    def two_calls(context: str) -> str:
+        return continued(context, CALL, CALL, f"so 2{END}")
+
+    config = ArpoConfig(rule="reference", base_probability=1.0, entropy_weight=5.0, probe_tokens=3)
+    grown = grow(config, None, leaves=leaves, roots=1, engine=Calming(two_calls)).leaves
+    decisions = [decision for leaf in grown for decision in leaf.decisions]
+    assert [decision.forks for decision in decisions] == [1] * (leaves - 1)
+    # The second decisions of a leaf see a change of three times 1 - 9 nats over ln 100.
+    assert leaves == 2 or min(decision.entropy_change for decision in decisions) == pytest.approx(-24 / 4.60517)
+    assert not any(leaf.is_top_up for leaf in grown)
+
+
 @st.composite
 def worlds(draw):
     """A configuration, sizes, and a model that calls tools at random."""

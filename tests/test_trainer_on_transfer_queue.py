@@ -1,4 +1,5 @@
-"""The advantage step of all three V1 trainers on a real TransferQueue: hard advantage, padding rows, bad rewards."""
+"""The advantage step of all three V1 trainers on a real TransferQueue: hard advantage, padding rows, bad rewards, and
+verl's actor loss on what the step leaves in the queue."""
 
 import asyncio
 import math
@@ -74,6 +75,12 @@ def put(tq, rewards: dict[tuple[str, int], float]):
 
 def advantages(tq, mode: str, advantage: str, rewards: dict | None = None) -> tuple[dict[str, list[float]], dict]:
     """Take the trainer's advantage step; return each leaf's advantages and the step's metrics."""
+    rows, metrics = step(tq, mode, advantage, rewards)
+    return {key: row["advantages"].tolist() for key, row in rows.items()}, metrics
+
+
+def step(tq, mode: str, advantage: str, rewards: dict | None = None) -> tuple[dict[str, dict], dict]:
+    """Take the trainer's advantage step; return what the queue holds of each row then, and the step's metrics."""
     from verl.trainer.ppo.v1 import get_trainer_cls
 
     from arpo_verl.integration.save_on_stop import SaveOnStop
@@ -93,9 +100,11 @@ def advantages(tq, mode: str, advantage: str, rewards: dict | None = None) -> tu
     batch = put(tq, rewards or {})
     metrics: dict = {}
     trainer._compute_advantage(batch, metrics)
-    rows = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["advantages"])["advantages"].unbind()
+    names = ["prompts", "responses", "response_mask", "loss_mask", "advantages", "rm_scores"]
+    fields = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=names)
     tq.kv_clear(partition_id="train", keys=batch.keys)
-    return {key: row.tolist() for key, row in zip(batch.keys, rows, strict=True)}, metrics
+    columns = [fields[name].unbind() for name in names]
+    return {key: dict(zip(names, row, strict=True)) for key, *row in zip(batch.keys, *columns, strict=True)}, metrics
 
 
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
@@ -113,13 +122,68 @@ def test_segments_reach_the_estimator_in_every_mode(transfer_queue, mode):
     assert soft["a_0_0"] == [0.5, 0.5, 0, 0.5]
 
 
-def test_a_reward_that_is_no_number_leaves_its_leaf_out_and_is_counted(transfer_queue):
-    rows, metrics = advantages(transfer_queue, "sync", "soft", {("b", 1): math.nan})
-    assert rows["b_1_0"] == [0, 0, 0]
-    # The only leaf of b that counts keeps its reward, as a prompt's only leaf does.
-    assert rows["b_0_0"] == [2, 2]
-    assert rows["a_0_0"] == [0.5, 0.5, 0, 0.5]
-    assert metrics["arpo/bad_reward_fraction"] == 0.25
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("advantage", ["soft", "hard"])
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_a_leaf_whose_reward_is_no_number_has_empty_masks_and_no_advantage(transfer_queue, mode, advantage, bad):
+    rows, metrics = step(transfer_queue, mode, advantage, {("b", 1): bad, ("a", 0): bad})
+    assert metrics["arpo/bad_reward_fraction"] == 0.5
+    for (uid, session, _, mask, _), is_bad in zip(LEAVES, [True, False, False, True], strict=True):
+        row = rows[f"{uid}_{session}_0"]
+        expected = [0] * len(mask) if is_bad else mask
+        assert row["response_mask"].tolist() == row["loss_mask"].tolist() == expected
+        assert row["response_mask"].dtype == row["loss_mask"].dtype == torch.int64
+        # One leaf of each prompt is left: there is nothing to compare it with.
+        assert row["advantages"].tolist() == [0] * len(mask)
+
+
+@pytest.mark.parametrize("advantage", ["soft", "hard"])
+def test_a_leaf_without_a_reward_leaves_the_other_prompts_as_they_are(transfer_queue, advantage):
+    rows, _ = advantages(transfer_queue, "sync", advantage, {("b", 1): math.nan})
+    assert rows["b_1_0"] == [0, 0, 0] and rows["b_0_0"] == [0, 0]
+    assert rows["a_0_0"] == {"soft": [0.5, 0.5, 0, 0.5], "hard": [0, 0, 0, 0.5]}[advantage]
+
+
+def actor_loss(rows: dict[str, dict], **settings) -> tuple[float, dict[str, list[float]]]:
+    """Return verl's loss on rows, with the KL loss, and its gradient by each row's tokens, as the engine calls it."""
+    from tensordict import TensorDict
+    from verl.utils import tensordict_utils
+    from verl.workers.config import FSDPActorConfig
+    from verl.workers.utils.losses import ppo_loss
+
+    def nested(values: list[torch.Tensor]) -> torch.Tensor:
+        return torch.nested.as_nested_tensor(values, layout=torch.jagged)
+
+    columns = {name: nested([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
+    like = [torch.full(row["responses"].shape, -1.0) for row in rows.values()]
+    data = TensorDict(columns | {"old_log_probs": nested(like), "ref_log_prob": nested(like)}, batch_size=len(rows))
+    # verl 0.9.1, workers/engine/fsdp/transformer_impl.py, forward_backward_batch.
+    tokens = data["loss_mask"].sum().item()
+    tensordict_utils.assign_non_tensor(data, batch_num_tokens=tokens, dp_size=1, global_batch_size=None)
+    logprobs = [torch.full((len(row["prompts"]) + len(row["responses"]),), -0.9) for row in rows.values()]
+    logprobs = [one.requires_grad_() for one in logprobs]
+    kl = {"use_kl_loss": True, "kl_loss_coef": 0.5}
+    sizes = {"rollout_n": 2, "ppo_mini_batch_size": 2, "ppo_micro_batch_size_per_gpu": 1}
+    config = FSDPActorConfig(strategy="fsdp", **sizes, **kl, **settings)
+    loss, _ = ppo_loss(config, {"log_probs": nested(logprobs)}, data)
+    gradients = torch.autograd.grad(loss, logprobs)
+    return loss.item(), {key: one.tolist() for key, one in zip(rows, gradients, strict=True)}
+
+
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean"])
+@pytest.mark.parametrize("advantage", ["soft", "hard"])
+def test_the_actors_loss_is_that_of_the_batch_without_the_leaf_that_has_no_reward(
+    transfer_queue, advantage, aggregation
+):
+    rows, _ = step(transfer_queue, "sync", advantage, {("b", 1): math.nan})
+    loss, gradients = actor_loss(rows, loss_agg_mode=aggregation)
+    assert gradients["b_1_0"] == [0] * 6
+    del rows["b_1_0"]
+    loss_without, gradients_without = actor_loss(rows, loss_agg_mode=aggregation)
+    assert loss == pytest.approx(loss_without, rel=1e-6) and loss != 0
+    for key, gradient in gradients_without.items():
+        assert gradients[key] == pytest.approx(gradient, rel=1e-6)
+    assert any(gradients["a_0_0"])
 
 
 def test_a_batch_without_a_leaf_to_train_on_is_an_error(transfer_queue):

@@ -15,164 +15,248 @@ Deviations: none from the paper in soft mode. The released code has no hard mode
 over its copies in the batch, as the paper's formula says, and not over the whole group.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-PADDING = -1
-"""The segment id of a position that holds no token."""
-DIVISION = 8
-"""Into how many parts a span of tokens is divided in search of a segment's beginning."""
+from arpo_verl.algorithms.arguments import (
+    PADDING,
+    as_flags,
+    as_integers,
+    as_tensor,
+    divides_by_std,
+    group_numbers,
+    require_equal_shapes,
+)
+
+logger = logging.getLogger(__name__)
+
+NAMED_ROWS = 8
+"""How many rows a warning names."""
 
 
 def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
     token_level_rewards: torch.Tensor,
     response_mask: torch.Tensor,
-    index: Sequence[object] | np.ndarray,
+    index: Iterable[object] | np.ndarray,
     segment_ids: torch.Tensor | None = None,
     mode: Literal["soft", "hard"] = "soft",
     norm_by_std: bool = True,
     epsilon: float = 1e-6,
     is_excluded: torch.Tensor | None = None,
+    config: Any = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the advantages of all leaves of a batch, and the returns, which equal them: there is no critic.
+
+    Tensors may be of any real type and lie on any device; numpy arrays and lists of numbers are taken as well. Nothing
+    is written to, and no gradient flows through the result.
 
     Args:
         token_level_rewards: reward of each token; a leaf's reward is the sum over its row.
             Shape (batch, response_length).
         response_mask: 1 where the policy sampled the token, 0 for tool results and padding.
             Shape (batch, response_length).
-        index: the prompt of each row: strings, numbers or whatever can be sorted. Length batch.
-        segment_ids: two rows of one prompt share token t if and only if their ids are equal at t; -1 is padding.
-            Shape (batch, response_length). Needed in hard mode, ignored in soft mode.
+        index: the prompt's id of each row: numbers, strings, tuples, in any order and mixed. Length batch.
+        segment_ids: two rows of one prompt share token t if and only if their ids are equal at t; -1 is padding, which
+            gets the advantage 0. Fastest where rows that share an id share all tokens that have it, as those of
+            `arpo_verl.algorithms.segments` do. Shape (batch, response_length). Needed in hard mode, else ignored.
         mode: `soft` or `hard`.
         norm_by_std: divide by the group's standard deviation (GRPO) or not (Dr. GRPO, arXiv 2503.20783).
         epsilon: added to the standard deviation.
         is_excluded: rows that take no part in their group's mean and deviation nor in the mean over a shared token's
-            leaves, and whose own advantage is 0, whatever their reward. Shape (batch,), bool.
+            leaves, and whose own advantage is 0, whatever their reward. Shape (batch,), truths or 0 and 1.
+        config: verl's `algorithm` group or None; where its `norm_adv_by_std_in_grpo` is false, nothing is divided.
 
     Returns:
-        (advantages, returns), both of shape (batch, response_length), float, zero where `response_mask` is 0. The only
-        leaf of a prompt keeps its reward as advantage, as in verl's `grpo`.
+        (advantages, returns), both of shape (batch, response_length) and on the rewards' device, zero where
+        `response_mask` is 0; of 64 bits where the rewards are, else of 32. The only leaf of a prompt keeps its reward
+        as advantage, as in verl's `grpo`; the only one that is left of several has the advantage 0.
+
+        A row whose reward is not a finite number is left out like an excluded one, with a warning in the log. Its
+        mask is the caller's: empty it, lest its tokens count in the loss's denominator.
 
     Raises:
-        ValueError: unknown mode, hard mode without `segment_ids`, or shapes that do not match.
+        ValueError: an unknown mode, hard mode without `segment_ids`, shapes that do not match, or an argument that is
+            not what is described here; the message names it.
     """
-    _check(token_level_rewards, response_mask, index, segment_ids, mode)
-    with torch.no_grad():
-        group = _group_numbers(index, token_level_rewards.device)
-        # In double precision: the rounding of equal rewards, over a standard deviation of almost 0, is no advantage.
-        scores = token_level_rewards.sum(dim=-1).double()
-        if is_excluded is None:
-            is_excluded = torch.zeros_like(scores, dtype=torch.bool)
-        counts = (~is_excluded).to(scores.dtype)
-        scores = scores.masked_fill(is_excluded, 0.0)
-        advantage = _group_relative(scores, group, counts, norm_by_std, epsilon).to(token_level_rewards.dtype)
-        if mode == "soft":
-            advantages = advantage.unsqueeze(-1) * response_mask
-        else:
-            assert segment_ids is not None
-            advantages = _mean_over_leaves(advantage, ~is_excluded, segment_ids, group).mul_(response_mask)
+    rewards = as_tensor("token_level_rewards", token_level_rewards)
+    mask = as_tensor("response_mask", response_mask, rewards.device)
+    tensors = {"token_level_rewards": rewards, "response_mask": mask}
+    if segment_ids is not None:
+        tensors["segment_ids"] = as_integers("segment_ids", segment_ids, rewards.device)
+    _check(tensors, mode, epsilon)
+    group = group_numbers(index, len(rewards), rewards.device)
+    is_counted = ~as_flags("is_excluded", is_excluded, len(rewards), rewards.device)
+    scores = _scores(rewards)
+    is_counted = is_counted & _is_usable(scores, is_counted)
+    scores = scores.masked_fill(~is_counted, 0.0)
+    advantage = _group_relative(scores, group, is_counted, divides_by_std(norm_by_std, config), epsilon)
+    dtype = torch.promote_types(rewards.dtype, torch.float32)
+    if mode == "soft":
+        advantages = (advantage.to(dtype).unsqueeze(-1) * mask).to(dtype)
+    else:
+        advantages = _mean_over_leaves(advantage, is_counted, tensors["segment_ids"], group, dtype).mul_(mask)
     return advantages, advantages
 
 
-def _check(
-    rewards: torch.Tensor,
-    mask: torch.Tensor,
-    index: Sequence[object] | np.ndarray,
-    segment_ids: torch.Tensor | None,
-    mode: str,
-) -> None:
+def _check(tensors: dict[str, torch.Tensor], mode: str, epsilon: float) -> None:
     if mode not in ("soft", "hard"):
         raise ValueError(f"mode={mode!r}; expected 'soft' or 'hard'")
-    if mode == "hard" and segment_ids is None:
+    if mode == "hard" and "segment_ids" not in tensors:
         raise ValueError(
-            "mode='hard' got segment_ids=None; expected the ids of every token: pass them or use mode='soft'"
+            "mode='hard' got segment_ids=None; expected the ids of every token: pass them, as "
+            "arpo_verl.algorithms.segments makes them, or use mode='soft'"
         )
-    shapes = {"token_level_rewards": rewards.shape, "response_mask": mask.shape}
-    if segment_ids is not None:
-        shapes["segment_ids"] = segment_ids.shape
-    if rewards.dim() != 2 or len(set(shapes.values())) != 1 or len(index) != rewards.shape[0]:
-        raise ValueError(
-            f"got shapes { {name: tuple(shape) for name, shape in shapes.items()} } and {len(index)} indices; "
-            f"expected one shape (batch, response_length) and batch indices"
-        )
+    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
+        raise ValueError(f"epsilon={epsilon!r}; expected a number of at least 0: change it")
+    require_equal_shapes(tensors, ("batch", "response_length"))
 
 
-def _group_numbers(index: Sequence[object] | np.ndarray, device: torch.device) -> torch.Tensor:
-    """Number the prompts from 0. Shape (batch,)."""
-    _, numbers = np.unique(np.asarray(index), return_inverse=True)
-    return torch.as_tensor(numbers.reshape(-1), dtype=torch.long, device=device)
+def _scores(rewards: torch.Tensor) -> torch.Tensor:
+    """Return the sum over each row, in double precision: in single precision the mean of equal rewards is rounded, and
+    over a standard deviation of almost 0 that would be an advantage."""
+    is_precise = rewards.dtype in (torch.float32, torch.float64)
+    return rewards.sum(dim=-1).double() if is_precise else rewards.sum(dim=-1, dtype=torch.float64)
+
+
+def _is_usable(scores: torch.Tensor, is_counted: torch.Tensor) -> torch.Tensor:
+    """Return which rewards are finite, and say in the log which of the counted ones are not."""
+    is_finite = scores.isfinite()
+    bad = (is_counted & ~is_finite).nonzero().flatten().tolist()
+    if bad:
+        rows = ", ".join(f"{row} ({float(scores[row])})" for row in bad[:NAMED_ROWS])
+        logger.warning(
+            "the rewards of %d of %d rows are not finite numbers: rows %s%s; they are left out of their groups and get "
+            "the advantage 0: mend the reward function, or exclude them",
+            *(len(bad), len(scores), rows, ", ..." if len(bad) > NAMED_ROWS else ""),
+        )
+    return is_finite
 
 
 def _group_relative(
-    scores: torch.Tensor, group: torch.Tensor, counts: torch.Tensor, norm_by_std: bool, epsilon: float
+    scores: torch.Tensor, group: torch.Tensor, is_counted: torch.Tensor, norm_by_std: bool, epsilon: float
 ) -> torch.Tensor:
     """Return each score minus its group's mean, over the group's (n - 1) standard deviation. Shape (batch,).
 
-    `counts` is 1 for the rows that count in the statistics; the others' result is 0.
+    The rows that are not counted have no part in the statistics, and 0 as result.
     """
     groups = int(group.max()) + 1 if len(group) else 0
     zeros = torch.zeros(groups, dtype=scores.dtype, device=scores.device)
+    counts = is_counted.to(scores.dtype)
     size = zeros.index_add(0, group, counts)
-    mean = zeros.index_add(0, group, scores * counts) / size.clamp(min=1)
-    is_single = size == 1
-    mean = torch.where(is_single, zeros, mean)
-    centred = (scores - mean[group]) * counts
+    is_single = zeros.index_add(0, group, torch.ones_like(counts)) == 1
+    # Taken from the group's lowest score, the differences of equal scores are 0, and so is their mean, unrounded.
+    lowest = zeros.scatter_reduce(0, group[is_counted], scores[is_counted], "amin", include_self=False)
+    above = (scores - lowest[group]) * counts
+    mean = zeros.index_add(0, group, above) / size.clamp(min=1)
+    centred = (above - mean[group]).masked_fill(~is_counted, 0.0)
+    centred = torch.where(is_single[group], scores, centred)
     if not norm_by_std:
         return centred
     variance = zeros.index_add(0, group, centred**2) / (size - 1).clamp(min=1)
-    std = torch.where(is_single, torch.ones_like(mean), variance.sqrt())
-    return centred / (std[group] + epsilon)
+    divisor = torch.where(is_single, torch.ones_like(mean), variance.sqrt())[group] + epsilon
+    return torch.where(divisor > 0, centred / divisor, torch.zeros_like(centred))
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """A batch cut into pieces of one row and one id each, in the order of the flattened batch. All shapes (pieces,)."""
+
+    start: torch.Tensor
+    """Positions in the flattened batch."""
+    row: torch.Tensor
+    segment_id: torch.Tensor
+    sharers: torch.Tensor
+    """Equal numbers for the pieces that share their tokens."""
 
 
 def _mean_over_leaves(
-    advantage: torch.Tensor, is_counted: torch.Tensor, segment_ids: torch.Tensor, group: torch.Tensor
+    advantage: torch.Tensor,
+    is_counted: torch.Tensor,
+    segment_ids: torch.Tensor,
+    group: torch.Tensor,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Return, for each token, the mean advantage of the leaves that share it. Shape (batch, response_length).
+    """Return, for each token, the mean advantage of the leaves that share it. Shape (batch, response_length)."""
+    if segment_ids.numel() == 0:
+        return torch.zeros_like(segment_ids, dtype=dtype)
+    pieces = _pieces(segment_ids, group)
+    zeros = torch.zeros(int(pieces.sharers.max()) + 1, dtype=advantage.dtype, device=advantage.device)
+    leaves = zeros.index_add(0, pieces.sharers, is_counted[pieces.row].to(zeros.dtype))
+    total = zeros.index_add(0, pieces.sharers, advantage[pieces.row])
+    mean = (total / leaves.clamp(min=1))[pieces.sharers]
+    has_advantage = is_counted[pieces.row] & (pieces.segment_id != PADDING)
+    values = mean.masked_fill(~has_advantage, 0.0).to(dtype)
+    return _repeat(values, _lengths(pieces.start, segment_ids.numel()), segment_ids.numel()).reshape(segment_ids.shape)
 
-    Works on runs of equal ids, of which there are few, instead of on tokens.
+
+def _pieces(segment_ids: torch.Tensor, group: torch.Tensor) -> _Pieces:
+    """Cut the batch into runs of equal ids where that is enough, else at every column where a leaf of the prompt
+    changes its id: between two such columns, leaves that share a token share all."""
+    flat, width = segment_ids.reshape(-1), segment_ids.shape[1]
+    start, run_ids = _find_runs(flat, width)
+    row = start // width
+    runs = _Pieces(start, row, run_ids, _numbers_of_pairs(group[row], run_ids, flat.numel()))
+    return runs if _are_whole(runs, flat.numel(), width) else _cells(runs, flat, width, group)
+
+
+def _find_runs(flat: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return, in order, the positions at which a row begins or its id changes, and the ids there."""
+    run_ids, lengths = torch.unique_consecutive(flat, return_counts=True)  # faster than comparing neighbours
+    ends = lengths.cumsum(0)
+    row_starts = torch.arange(0, flat.numel(), width, device=flat.device)
+    start = torch.unique(torch.cat([row_starts, ends[:-1]]))
+    return start, run_ids[torch.searchsorted(ends, start, right=True)]
+
+
+def _are_whole(runs: _Pieces, total: int, width: int) -> bool:
+    """Whether all runs of a prompt that have the same id begin and end at the same tokens. Padding does not count."""
+    column, length = runs.start % width, _lengths(runs.start, total)
+    example = torch.zeros(int(runs.sharers.max()) + 1, dtype=torch.long, device=column.device)
+    example[runs.sharers] = torch.arange(len(column), device=column.device)
+    example = example[runs.sharers]
+    is_whole = (column == column[example]) & (length == length[example])
+    return bool((is_whole | (runs.segment_id == PADDING)).all())
+
+
+def _cells(runs: _Pieces, flat: torch.Tensor, width: int, group: torch.Tensor) -> _Pieces:
+    cut = torch.unique(group[runs.row] * width + runs.start % width)  # by prompt, then by column
+    cuts = torch.bincount(cut // width, minlength=int(group.max()) + 1)
+    first = cuts.cumsum(0) - cuts
+    cells = cuts[group]
+    row = torch.repeat_interleave(torch.arange(len(group), device=flat.device), cells)
+    number = torch.arange(len(row), device=flat.device) - (cells.cumsum(0) - cells)[row]
+    interval = first[group[row]] + number
+    start = row * width + cut[interval] % width
+    return _Pieces(start, row, flat[start], _numbers_of_pairs(interval, flat[start], flat.numel()))
+
+
+def _numbers_of_pairs(first: torch.Tensor, second: torch.Tensor, at_most: int) -> torch.Tensor:
+    """Number the different pairs of two tensors from 0, with gaps where the numbers stay below `at_most` all the same.
+
+    `first` holds small numbers of at least 0, `second` any.
     """
-    start = _run_starts(segment_ids)
-    row = start // segment_ids.shape[1]
-    # One number for each (prompt, segment): segments of different prompts may have the same id.
-    run_ids = segment_ids.flatten()[start]
-    segments = int(run_ids.max()) + 1 if len(run_ids) else 1
-    _, run = torch.unique(group[row] * (segments + 1) + run_ids, return_inverse=True)
-    zeros = torch.zeros(len(row), dtype=advantage.dtype, device=advantage.device)
-    leaves = zeros.index_add(0, run, is_counted[row].to(zeros.dtype))
-    mean = zeros.index_add(0, run, advantage[row]) / leaves.clamp(min=1)
-    lengths = torch.diff(start, append=start.new_tensor([segment_ids.numel()]))
-    return _repeat(mean[run], lengths, segment_ids.numel()).reshape(segment_ids.shape)
+    lowest, highest = int(second.min()), int(second.max())
+    if (int(first.max()) + 1) * (highest - lowest + 1) <= at_most:
+        return first * (highest - lowest + 1) + (second - lowest)
+    values, dense = torch.unique(second, return_inverse=True)
+    numbers: torch.Tensor = torch.unique(first * len(values) + dense, return_inverse=True)[1]
+    return numbers
 
 
-def _run_starts(segment_ids: torch.Tensor) -> torch.Tensor:
-    """Return, in order, the positions in the flattened ids at which a run of equal ids begins.
-
-    A leaf has a segment once, in one piece. So where two positions of a row have the same id, all between them have
-    it. Spans whose edges differ are divided by `DIVISION` until they are two neighbours; the other ids are not read.
-    """
-    rows, width = segment_ids.shape
-    flat = segment_ids.flatten()
-    row_starts = torch.arange(rows, device=flat.device) * width
-    division = torch.arange(DIVISION + 1, device=flat.device)
-    span = DIVISION
-    while span < width:
-        span *= DIVISION
-    left = row_starts
-    while span > 1:
-        span //= DIVISION
-        row_end = left // width * width + width - 1
-        points = torch.minimum(left.unsqueeze(1) + span * division, row_end.unsqueeze(1))
-        ids = flat[points]
-        left = points[:, :-1][ids[:, 1:] != ids[:, :-1]]
-    return torch.cat([row_starts, left + 1]).sort().values
+def _lengths(start: torch.Tensor, total: int) -> torch.Tensor:
+    lengths: torch.Tensor = torch.diff(start, append=start.new_tensor([total]))
+    return lengths
 
 
 def _repeat(values: torch.Tensor, times: torch.Tensor, total: int) -> torch.Tensor:
     """Return each value as often as `times` says, `total` values in all."""
     if values.device.type == "cpu":
-        return torch.from_numpy(np.repeat(values.numpy(), times.numpy()))  # ten times as fast as torch's
+        repeated: torch.Tensor = torch.from_numpy(np.repeat(values.numpy(), times.numpy()))
+        return repeated  # ten times as fast as torch's
     return torch.repeat_interleave(values, times, output_size=total)

@@ -37,8 +37,9 @@ class ArpoConfig:
     rule: Rule = "bernoulli"
     """How P_t decides: `bernoulli`, `threshold` or `reference`; see `arpo_verl.branching.draw_forks`.
 
-    `reference` is the released code's decision: the first k tokens of the step *before* the result, -Σ p log p over
-    their ten most likely tokens, so that the change is 0 at a leaf's first call; a fork's H_initial is its own.
+    `reference` is the released code's decision in its first batch: the first k tokens of the step *before* the result,
+    -Σ p log p over their ten most likely tokens, so that the change is 0 at a leaf's first call; a fork's H_initial is
+    its own. In later batches that code compares with the H_initial of older prompts, which is not brought back.
     """
     entropy_source: EntropySource = "topk"
     """Where entropies come from; see `arpo_verl.entropy`."""

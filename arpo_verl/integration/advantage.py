@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from arpo_verl.algorithms.arpo import PADDING, compute_arpo_advantage
+from arpo_verl.algorithms.arguments import PADDING
+from arpo_verl.algorithms.arpo import compute_arpo_advantage
 from arpo_verl.config.arpo_config import Advantage
 
 

@@ -21,6 +21,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
 from arpo_verl.algorithms.arpo import PADDING
 from arpo_verl.integration.advantage import TreeTensors, beside, entropy_after_tools
 from arpo_verl.integration.logs import show_warnings
+from arpo_verl.integration.loss_mask import empty_loss_masks
 from arpo_verl.integration.lost_leaves import lost_fraction, require_enough_leaves, reward_failures
 from arpo_verl.integration.process_watch import ProcessWatch
 from arpo_verl.integration.save_on_stop import SaveOnStop
@@ -178,7 +179,7 @@ class ArpoTrainer(PPOTrainer):
         require_enough_leaves(fraction, arpo_config(self.config).max_failed_fraction, failures)
 
     def _tree_tensors(self, batch: KVBatchMeta, records: dict[str, LeafRecord], metrics: dict[str, Any]) -> TreeTensors:
-        """Collect what the estimator needs; log the actor's entropies and rewards that are no numbers."""
+        """Collect what the estimator needs; log the actor's entropies; leave out rewards that are no numbers."""
         config = arpo_config(self.config)
         fields = ["segment_ids", "response_mask", "rm_scores", "entropy"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
@@ -203,6 +204,7 @@ class ArpoTrainer(PPOTrainer):
                 f"all {len(records)} leaves are left out (arpo.exclude={list(config.exclude)}, or their rewards are "
                 f"no numbers); expected one to train on: look at the rollout's stop reasons, or exclude less"
             )
+        empty_loss_masks(batch, data["response_mask"].unbind(), has_no_reward)
         return TreeTensors(config.advantage, segment_ids, is_excluded)
 
     def _dump_generations(self, *args: Any, **kwargs: Any) -> None:

@@ -10,8 +10,10 @@ probe is read, and nothing waits for the slowest generation or the slowest tool.
 prompt in rounds and decides in order of their numbers, so that the same seed gives the same tree.
 
 Differences from the released code: k fresh tokens are watched after the result (there, and under `rule=reference`: the
-tokens of the step before it); H_initial belongs to the leaf's own root (there: to a batch position, for ever); top-ups
-start when they have become certain and all together (there: one a round, and at last a copy).
+tokens of the step before it); H_initial belongs to the leaf's own root (there: to a batch position, for ever, so that
+from its second batch on it is that of an older prompt); top-ups start when they have become certain and all together
+(there: one a round, serially). That code has a branch that would copy a prompt's last leaf; it is never reached, as the
+top-ups come before it.
 """
 
 import contextlib
@@ -20,7 +22,13 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from arpo_verl.branching import branch_score, certain_top_ups, draw_forks, possible_forks
+from arpo_verl.branching import (
+    branch_score,
+    certain_top_ups,
+    draw_forks,
+    draw_reference_forks,
+    possible_forks,
+)
 from arpo_verl.config import ArpoConfig
 from arpo_verl.entropy import entropy_change, reference_entropy_change, surprisals
 from arpo_verl.rollout.calls import NO_LIMIT, CallExecutor
@@ -264,7 +272,12 @@ class PromptRollout:
         node = f"{leaf.path}.{leaf.tool_calls}"
         generator = random.Random(f"{self._settings.seed}/{node}")
         candidates = config.branch_factor - 1 if leaf.is_forkable else 0
-        forks = min(draw_forks(score, config.rule, config.branch_threshold, candidates, generator), self._missing)
+        if config.rule == "reference":
+            places = min(candidates, self._missing)
+            forks = draw_reference_forks(change, config.base_probability, config.entropy_weight, places, generator)
+        else:
+            drawn = draw_forks(score, config.rule, config.branch_threshold, candidates, generator)
+            forks = min(drawn, self._missing)
         for fork in range(forks):
             branch = leaf.fork(self._created, path=f"{node}.{fork}")
             if config.rule == "reference":
