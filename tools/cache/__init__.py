@@ -235,8 +235,13 @@ def _entry(row: tuple[str, str, str, str, float]) -> Entry | None:
 def passages_to_json(passages: Iterable[Passage]) -> str:
     """Return passages as JSON, in ASCII because SQLite takes no lone surrogates; empty fields are left out."""
     # Not `dataclasses.asdict`, which takes longer than SQLite.
-    fields = [{name: value for name, value in vars(passage).items() if value not in ("", None)} for passage in passages]
-    return json.dumps(fields)
+    return json.dumps(
+        [{name: value for name, value in vars(one).items() if not _is_left_out(value)} for one in passages]
+    )
+
+
+def _is_left_out(value: object) -> bool:
+    return value is None or value is False or value == ""
 
 
 def passages_from_json(value: object) -> list[Passage]:

@@ -21,6 +21,9 @@ class Passage:
     """The whole document, where the back-end returns it."""
     score: float | None = None
     """In the back-end's own unit; comparable within one answer only."""
+    is_document: bool = False
+    """The snippet is a document of a corpus, which can't be understood without its title. A web engine's snippet is
+    shown by itself, as in the released code."""
 
 
 class SearchError(Exception):
