@@ -25,7 +25,9 @@ _LABEL = re.compile(
 _OTHER_SCHEME = re.compile(r"(?!https?:)[a-z][a-z0-9+.-]*:(?!https?://)(?!\d)\S", re.IGNORECASE)
 _OPENERS = " \t\r\n`'\"<([{*_\u201c\u201d\u2018\u2019\u00ab-\u2022>"
 _PAIRS = {")": "(", "]": "[", "}": "{"}
-_AROUND = " \t\r\n`'\"<>()[]{}*\u201c\u201d\u00ab\u00bb,;:.-"
+_AROUND = " \t\r\n`'\"<>()[]{}*\u201c\u201d\u00ab\u00bb,;:.-–、。，；："
+_TAG = re.compile(r"</?\w+\s*/?>|<(?=\s*\Z)")
+_INITIAL = re.compile(r"(?<![^\W\d_])[A-Z]\.\Z")
 _QUESTION_LABEL = re.compile(r"\A(?:and\s+)?(?:question|query|q|task)\s*[:=]\s*", re.IGNORECASE)
 
 
@@ -111,7 +113,7 @@ def _addresses(address: str, may_end_in_punctuation: bool = True) -> tuple[str, 
 
 def _trimmed(address: str) -> str:
     """Return an address without the punctuation of the sentence around it."""
-    while address:
+    while address and not _INITIAL.search(address):  # as in Washington,_D.C.
         last = address[-1]
         is_odd_bracket = last in _PAIRS and address.count(last) > address.count(_PAIRS[last])
         if not is_odd_bracket and last not in ".,;:!?'*\u2019\u2026":
@@ -122,9 +124,8 @@ def _trimmed(address: str) -> str:
 
 def _question(before: str, after: str) -> str:
     """Return the question around an address: what follows it, or else what stands before it."""
-    for text in (after, before):
-        text = text.strip(_AROUND.replace(".", "").replace("-", "") if text is before else _AROUND)
-        text = _QUESTION_LABEL.sub("", text).strip()
-        if text and not _LABEL.fullmatch(f"{text} "):
+    for text in (_TAG.sub(" ", after), _TAG.sub(" ", before)):
+        text = _QUESTION_LABEL.sub("", text.strip(_AROUND)).strip()
+        if any(map(str.isalpha, text)) and not _LABEL.fullmatch(f"{text} "):
             return text
     return ""
