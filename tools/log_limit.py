@@ -15,8 +15,8 @@ class _Count:
 class LogLimit(logging.Filter):
     """Lets so many lines of one kind through in a period; the first line of the next says how many were left out.
 
-    A kind is a logger, a level and what the message says before its arguments are filled in, numbers apart. Attach it to
-    handlers: a logger's own filter does not see what comes from the loggers below it.
+    A kind is a logger, a level and what the message says before its arguments are filled in, numbers apart. Attach it
+    to handlers: a logger's own filter does not see what comes from the loggers below it.
     """
 
     def __init__(self, most: int = 20, seconds: float = 60.0) -> None:

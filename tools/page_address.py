@@ -100,6 +100,8 @@ def _addresses(address: str, may_end_in_punctuation: bool = True) -> tuple[str, 
     """Return the complete addresses that one may stand for; none where it can't be one."""
     trimmed = _trimmed(address)
     spellings = [trimmed, address] if may_end_in_punctuation and trimmed != address else [trimmed]
+    if trimmed.endswith("."):  # an initial, or the end of a sentence after all
+        spellings.append(trimmed[:-1])
     typo = _ONE_SLASH.fullmatch(trimmed)
     if typo and not _HTTP.match(trimmed):
         return (f"{typo.group(1)}://{typo.group(2)}",)
