@@ -102,7 +102,7 @@ def _place(corpus: Path, engine: str, build: Callable[[Path, Path], None]) -> Pa
     """Return the path of an index that is up to date with the corpus."""
     beside, apart = _places(corpus, engine)
     for index in (beside, apart):
-        if index.exists() and os.access(index, os.R_OK):
+        if index.exists() and (index == apart or os.access(index, os.R_OK)):
             if index == apart and index.stat().st_uid != os.getuid():
                 raise CorpusError(
                     f"{str(index)!r} belongs to another user: remove it or set TMPDIR to a folder of yours"

@@ -78,9 +78,7 @@ def normalise_query(text: str) -> str:
     text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
     if not text.isascii():
         text = unicodedata.normalize("NFC", "".join(map(_common_width, text)))
-    words = text.split()
-    is_shouted = not any(map(str.islower, text))
-    return " ".join(word if _OPERATOR.fullmatch(word) and not is_shouted else word.lower() for word in words)
+    return " ".join(word if _OPERATOR.fullmatch(word) else word.lower() for word in text.split())
 
 
 def _common_width(letter: str) -> str:
