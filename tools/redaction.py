@@ -26,9 +26,11 @@ _LEAST_IN_CONTENT = 6
 """The same in content, which words such as `admin` must not fall out of."""
 
 # The credentials before a host: `//user:password@`. The second form is for passwords with an unescaped slash.
-_USER_INFO = re.compile(r"(?<=//)(?:[^\s/?#'\"<>]+@|[^\s/?#:@'\"<>\[]+:(?!\d{1,5}(?:[/?#]|$))[^\s'\"<>]*@)")
+_USER_INFO = re.compile(
+    r"(?<=//)(?:[^\s/?#'\"<>]{1,1000}@|[^\s/?#:@'\"<>\[]{1,200}:(?!\d{1,5}(?:[/?#]|$))[^\s'\"<>]{0,300}@)"
+)
 _SECRET_NAME = (
-    r"(?:[\w.-]*(?:api[-_.]?key|access[-_.]?key|secret[-_.]?key|private[-_.]?key|subscription[-_.]?key|apikey|secret|"
+    r"(?:[\w.-]{0,80}(?:api[-_.]?key|access[-_.]?key|secret[-_.]?key|private[-_.]?key|subscription[-_.]?key|apikey|secret|"
     r"passw(?:or)?d|passwd|pwd|passphrase|passcode|[-_.]token|authorization|credentials?|signature|session[-_.]?id|"
     r"[-_.]auth)|token|auth|cookie|key|sig|pass)"
 )
@@ -41,7 +43,7 @@ _HEADER = re.compile(
     r"(?![\"'])[^\r\n\"'}]+",
     re.IGNORECASE,
 )
-_SCHEME = re.compile(r"\b(Bearer|Basic|Digest)\s+[A-Za-z0-9._~+/=-]{4,}")
+_SCHEME = re.compile(r"\b(Bearer|Basic|Digest)\s+(?=\S*[\d=._-])[A-Za-z0-9._~+/=-]{4,}")
 _IS_SECRET_NAME = re.compile(rf"{_SECRET_NAME}\Z", re.IGNORECASE)
 
 
@@ -58,7 +60,7 @@ def redact(text: str, secrets: "Secrets | None" = None) -> str:
 
 def without_credentials(url: str) -> str:
     """Return a URL as it may be shown: without user name, password and the values of its query."""
-    url = _USER_INFO.sub("", url, count=1)
+    url = _USER_INFO.sub("", url, count=1) if "//" in url else url.rpartition("@")[2]
     beginning, question_mark, query = url.partition("?")
     if not question_mark:
         return url
