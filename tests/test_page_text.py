@@ -15,7 +15,7 @@ from arpo_tools.page_text import answer_to, tidied
 pytest.importorskip("resiliparse", reason="the extra `web` is not installed")
 pytest.importorskip("pypdfium2", reason="the extra `web` is not installed")
 
-from resiliparse.parse.html import HTMLTree  # noqa: E402 - only where it is installed
+from resiliparse.parse.html import HTMLTree
 
 
 def text_of(document: str, kind: str = "html") -> str:

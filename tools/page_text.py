@@ -2,7 +2,7 @@
 
 Run as a script, with what to add to `sys.path` as its arguments. It speaks over its standard input, which is a socket:
 each message is a length of 8 bytes and that many bytes. A request is a line of JSON and the document; an answer is
-JSON.
+JSON. It begins with `READY`.
 
 What is covered: an empty environment, limits on memory, file size and the time of one document. What is not covered:
 the parsers are C and C++ code that reads hostile input, in a process that may use the network and the user's files.
@@ -19,6 +19,8 @@ import sys
 import types
 
 LENGTH = struct.Struct(">Q")
+READY = b"ready\n"
+"""What the program says when it has loaded its parsers."""
 _MEMORY_BYTES = 1 << 30
 _XML_ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s{0,5}=\s{0,5}["']?\s{0,5}([\w.:-]{1,40})""", re.IGNORECASE)
@@ -100,7 +102,10 @@ def main() -> None:
     package = types.ModuleType("arpo_tools")
     package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
     sys.modules["arpo_tools"] = package
+    import resiliparse.extract.html2text  # noqa: F401 - loaded before the first document comes
+
     connection = socket.socket(fileno=0)
+    connection.sendall(READY)
     while True:
         (size,) = LENGTH.unpack(read_exactly(connection, LENGTH.size))
         line, _, data = read_exactly(connection, size).partition(b"\n")

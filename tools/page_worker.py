@@ -17,15 +17,16 @@ from pathlib import Path
 from arpo_tools.loop_local import LoopLocal
 
 # The framing is the worker's; importing its module imports none of its parsers.
-from arpo_tools.page_text import LENGTH
+from arpo_tools.page_text import LENGTH, READY
 
 _MOST_ANSWER_BYTES = 64 << 20
 _MOST_DOCUMENTS = 1000
 """Of one worker: what its parsers lose in memory ends with it."""
 
 
-_QUICK_SECONDS = 0.1
-"""CPU time of a document's first attempt: a page of 1 MB takes half of it."""
+_QUICK_SECONDS = 0.05
+"""CPU time of a document's first attempt: enough for a page of some 500 KB."""
+_MOST_START_SECONDS = 30.0
 _SLOW_PRIORITY = 10
 
 
@@ -89,8 +90,8 @@ class Worker:
         Raises:
             PageWorkerError: the process died.
         """
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(sock=self._socket)
+        await self.start()
+        assert self._streams is not None
         reader, writer = self._streams
         message = json.dumps(request).encode() + b"\n" + data
         try:
@@ -103,6 +104,20 @@ class Worker:
             return PageText(fields.get("title", ""), fields.get("text", ""), fields.get("error", ""))
         except (OSError, EOFError, ValueError) as error:
             raise PageWorkerError(f"the page's reader died: {error!r}") from error
+
+    async def start(self) -> None:
+        """Wait until the process has loaded its parsers, whose time is no document's.
+
+        Raises:
+            PageWorkerError: it ended or takes too long.
+        """
+        if self._streams is not None:
+            return
+        self._streams = await asyncio.open_connection(sock=self._socket)
+        try:
+            await asyncio.wait_for(self._streams[0].readexactly(len(READY)), _MOST_START_SECONDS)
+        except (asyncio.TimeoutError, OSError, EOFError) as error:
+            raise PageWorkerError(f"the page's reader did not start: {error!r}") from error
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that the process has used so far; infinity where that can't be told."""
@@ -161,6 +176,7 @@ class WorkerPool:
         worker = side.take()
         is_sound = False
         try:
+            await worker.start()
             call = asyncio.ensure_future(worker.answer(request, data))
             try:
                 await self._wait(call, worker, seconds, _QUICK_SECONDS if side.is_quick else seconds)
