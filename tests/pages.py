@@ -37,6 +37,11 @@ def body_of(result: ToolResult) -> str:
     return result.text.split("\n\n", 1)[1]
 
 
+def pdf_of_lines(*lines: str) -> bytes:
+    """A PDF of one page with these lines."""
+    return pdf(") Tj 0 -30 Td (".join(lines))
+
+
 def pdf(*pages: str) -> bytes:
     """A PDF by hand: one line of text a page, with a right table of objects."""
     objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]

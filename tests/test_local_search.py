@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,10 +37,10 @@ def search(tool: LocalSearch, query: str) -> ToolResult:
 
 
 def passages(tool: LocalSearch, query: str) -> list[str]:
-    """The passages of a result, without their ranks."""
+    """The passages of a result, without their ranks and titles."""
     lines = search(tool, query).text.splitlines()
     assert [line.split(": ")[0] for line in lines] == [f"Page {rank}" for rank in range(1, len(lines) + 1)]
-    return [line.split(": ", 1)[1] for line in lines]
+    return [re.sub(r"^Page \d+: (\(Title: .*?\) )?", "", line) for line in lines]
 
 
 def indexes(folder: Path) -> list[Path]:
@@ -105,7 +106,7 @@ def test_best_passage_comes_first(tool):
 
 
 def test_one_hit_is_one_numbered_line(tool):
-    assert search(tool, "eternal") == ToolResult("Page 1: the eternal city", ToolStatus.OK)
+    assert search(tool, "eternal") == ToolResult("Page 1: (Title: Rome) the eternal city", ToolStatus.OK)
 
 
 @pytest.mark.parametrize("query", ["ETERNAL", "why eternal?", "eternal nonsense", "  eternal\n", "Rome", "'eternal'"])
@@ -362,7 +363,7 @@ def test_read_only_corpus_folder_falls_back_to_the_temporary_directory(public_fo
     corpus = write(public_folder, *DOCUMENTS)
     corpus.chmod(0o444)
     public_folder.chmod(0o555)
-    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: the eternal city"
+    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: (Title: Rome) the eternal city"
     assert list(public_folder.iterdir()) == [corpus]
     assert len(indexes(Path(tempfile.gettempdir()))) == 1
 
@@ -372,7 +373,7 @@ def test_an_index_that_another_user_has_put_into_the_temporary_directory_is_not_
     corpus = write(public_folder, *DOCUMENTS)
     corpus.chmod(0o444)
     public_folder.chmod(0o555)
-    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: the eternal city"
+    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: (Title: Rome) the eternal city"
     [index] = indexes(Path(tempfile.gettempdir()))
     os.chown(index, 0, 0)
     assert "belongs to another user" in without_root(lambda: search(LocalSearch(corpus), "eternal").text)
@@ -393,4 +394,4 @@ def test_another_user_can_read_the_index(public_folder):
     corpus = write(public_folder, *DOCUMENTS)
     corpus.chmod(0o444)
     LocalSearch(corpus)
-    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: the eternal city"
+    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: (Title: Rome) the eternal city"

@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
+import threading
+import time
 
 import pytest
 from tool_servers import page, redirect, serving
 
 from arpo_tools import ToolStatus
 from arpo_tools.page_browser import PageBrowser
-from arpo_tools.page_guard import AddressGuard, ForbiddenAddressError
+from arpo_tools.page_guard import AddressGuard, ForbiddenAddressError, NameTimeoutError
 
 pytest.importorskip("resiliparse", reason="the extra `web` is not installed")
 
@@ -58,6 +60,41 @@ PRIVATE = [
     "fe80::1",
     "fe80::1%eth0",
     "fec0::1",
+    "3fff::",
+    "3fff::1",
+    "3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff",
+    "3ffe::1",
+    "5f00::1",
+    "100:0:0:1::1",
+    "200::1",
+    "400::1",
+    "1000::1",
+    "1fff::1",
+    "4000::1",
+    "8000::1",
+    "a000::1",
+    "e000::1",
+    "2001:2::1",
+    "2001:3::1",
+    "2001:4:112::1",
+    "2001:10::1",
+    "2001:20::1",
+    "2001:30::1",
+    "2001:1ff:ffff::1",
+    "2001:db8:ffff::1",
+    "2002:6440:1::",
+    "2002:a9fe:a9fe::1",
+    "2620:4f:8000::1",
+    "64:ff9b::a00:1",
+    "64:ff9b:1:ffff::1",
+    "192.0.0.8",
+    "192.0.0.170",
+    "192.31.196.1",
+    "192.52.193.1",
+    "192.88.99.2",
+    "192.175.48.1",
+    "198.19.255.255",
+    "233.252.0.1",
     "ff02::1",
     "",
     "localhost",
@@ -72,8 +109,14 @@ PUBLIC = [
     "100.63.0.1",
     "100.128.0.1",
     "168.63.129.17",
+    "192.0.1.1",
+    "192.0.3.1",
+    "198.17.255.255",
+    "198.20.0.1",
+    "223.255.255.255",
 ]
 PUBLIC_6 = ["2606:4700:4700::1111", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"]
+PUBLIC_6 += ["2001:200::1", "2003::1", "2400:cb00::1", "2a00:1450::1", "2c0f:fff0::1", "3fff:1000::1", "2620:0:2d0::1"]
 
 
 @pytest.mark.parametrize("address", PRIVATE)
@@ -214,3 +257,59 @@ async def test_a_name_with_a_public_and_a_private_address_is_refused():
 def test_the_socket_is_the_last_check():
     with pytest.raises(ForbiddenAddressError):
         AddressGuard().open_socket((socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 80)))
+
+
+async def test_names_whose_servers_hang_keep_no_other_name_waiting():
+    release = threading.Event()
+
+    def lookup(host: str, port: int, **options: object) -> list[tuple]:
+        if host != "good.example":
+            release.wait(60)
+        return found("8.8.8.8")
+
+    guard = AddressGuard(lookup=lookup)
+    hanging = [asyncio.create_task(guard.lookup(f"hangs{number}.example", 80)) for number in range(100)]
+    await asyncio.sleep(0.05)
+    start = time.monotonic()
+    [result] = await guard.lookup("good.example", 80)
+    assert (result["host"], time.monotonic() - start < 2) == ("8.8.8.8", True)
+    for task in hanging:
+        task.cancel()
+    release.set()
+
+
+async def test_a_name_whose_servers_hang_is_given_up_and_asked_for_once_at_a_time(monkeypatch):
+    monkeypatch.setattr("arpo_tools.page_guard._LOOKUP_SECONDS", 0.1)
+    release, asked = threading.Event(), []
+
+    def lookup(host: str, port: int, **options: object) -> list[tuple]:
+        asked.append(host)
+        release.wait(60)
+        return found("8.8.8.8")
+
+    guard = AddressGuard(lookup=lookup)
+    outcomes = await asyncio.gather(*(guard.lookup("x.example", 80) for _ in range(5)), return_exceptions=True)
+    release.set()
+    assert [type(outcome) for outcome in outcomes] == [NameTimeoutError] * 5
+    assert asked == ["x.example"]
+
+
+async def test_more_hanging_lookups_than_there_may_be_are_refused_at_once(monkeypatch):
+    monkeypatch.setattr("arpo_tools.page_guard._MOST_LOOKUPS", 2)
+    release = threading.Event()
+    guard = AddressGuard(lookup=lambda *_, **__: release.wait(60) and found("8.8.8.8"))
+    hanging = [asyncio.create_task(guard.lookup(f"{number}.example", 80)) for number in range(2)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(OSError, match="looked up already"):
+        await guard.lookup("third.example", 80)
+    release.set()
+    assert len(await asyncio.gather(*hanging)) == 2
+
+
+async def test_a_page_whose_name_hangs_is_a_time_out_of_the_page(monkeypatch):
+    monkeypatch.setattr("arpo_tools.page_guard._LOOKUP_SECONDS", 0.1)
+    release = threading.Event()
+    monkeypatch.setattr(AddressGuard.__init__, "__defaults__", ((), lambda *_, **__: release.wait(60)))
+    result = await PageBrowser(fetch_seconds=30).run("http://hangs.example/")
+    release.set()
+    assert result.status is ToolStatus.TIMEOUT

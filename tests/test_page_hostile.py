@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from pages import ARTICLE, body_of, browser, children, pdf, read
-from tool_servers import never, page, serving, speaking
+from tool_servers import answer, never, page, serving, speaking
 
 from arpo_tools import ToolResult, ToolStatus
+from arpo_tools.page_unpack import Unpacker
 
 pytest.importorskip("resiliparse", reason="the extra `web` is not installed")
 pytest.importorskip("pypdfium2", reason="the extra `web` is not installed")
@@ -35,6 +36,149 @@ async def test_compressed_pages_are_unpacked(encoding, pack: Callable[[bytes], b
     text = "<p>" + " ".join(map(str, range(30_000))) + "</p>"
     result = await read(page(pack(text.encode()), Content_Encoding=encoding), max_chars=200_000)
     assert body_of(result).endswith("29998 29999")
+
+
+def members(*texts: str, between: bytes = b"") -> bytes:
+    return between.join(gzip.compress(text.encode()) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (members("<p>one ", "two ", "three"), "one two three"),
+        (members(*["x "] * 500), "x " * 499 + "x"),
+        (members("<p>one ", "two", between=b"\0" * 100), "one two"),
+        (members("<p>one ", "", "two"), "one two"),
+        (members("<p>one") + b"\0" * 5000, "one"),
+        (members("<p>one") + b"garbage", "one"),
+        (members("<p>one") + b"\x1f", "one"),
+        (members("<p>" + "a" * 100_000 + " ", "b" * 100_000), "a" * 100_000 + " " + "b" * 100_000),
+    ],
+)
+@pytest.mark.parametrize("step", [1_000_000, 7])
+async def test_gzip_of_several_members_is_unpacked_whole(data, text, step):
+    unpacker, unpacked = Unpacker("gzip"), b""
+    for start in range(0, len(data), step):
+        unpacked += unpacker.some(data[start : start + step], 1 << 16)
+        while unpacker.has_more:
+            unpacked += unpacker.some(b"", 1 << 16)
+    assert unpacked.decode() == (f"<p>{text}" if text[0] != "x" else "x " * 500)
+
+
+async def test_a_page_of_several_members_is_read_whole():
+    result = await read(page(members("<p>one ", "two ", "three"), Content_Encoding="gzip"))
+    assert body_of(result) == "one two three"
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        "utf-8",
+        "UTF-8",
+        "none",
+        "None",
+        "binary",
+        "8bit",
+        "identity",
+        "text/html",
+        "iso-8859-1",
+        ",",
+        "chunked",
+        "utf-8, identity",
+    ],
+)
+async def test_an_encoding_that_is_none_leaves_the_page_as_it_is(encoding):
+    assert body_of(await read(page("<p>plain words", Content_Encoding=encoding))) == "plain words"
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "gzip;q=1", '"gzip"', "utf-8, gzip", "gzip, identity"])
+async def test_a_compression_is_seen_among_other_words_and_only_believed_if_it_is_true(encoding):
+    assert body_of(await read(page(gzip.compress(b"<p>packed"), Content_Encoding=encoding))) == "packed"
+    assert body_of(await read(page("<p>not packed", Content_Encoding=encoding))) == "not packed"
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 203, 206, 226, 299])
+async def test_every_successful_status_is_a_page(status):
+    assert body_of(await read(answer("plain words", status))) == "plain words"
+
+
+@pytest.mark.parametrize("status", [204, 205])
+async def test_a_status_without_content_is_empty(status):
+    async def nothing(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    assert (await read(nothing)).status is ToolStatus.EMPTY
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"x" * 65536, b"\0" * 65536, gzip.compress(b"") * 3000, b"\x1f\x8b" * 30_000],
+    ids=["garbage", "zeros", "empty members", "headers"],
+)
+async def test_endless_bytes_behind_a_compressed_body_neither_pause_the_loop_nor_are_read(more):
+    async def flood(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/html", "Content-Encoding": "gzip"})
+        await response.prepare(request)
+        await response.write(gzip.compress(b"<p>words"))
+        for _ in range(2000):
+            await response.write(more)
+        return response
+
+    longest, last = 0.0, time.monotonic()
+    async with serving(flood) as server:
+        call = asyncio.create_task(browser().run(server.url))
+        while not call.done():
+            await asyncio.sleep(0)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        result = await call
+    assert result.status in (ToolStatus.OK, ToolStatus.MODEL_ERROR)
+    assert longest < 0.5
+
+
+SLOW = "<div>" * 15_000 + "deep"
+
+
+async def test_slow_documents_keep_a_good_page_waiting_for_a_short_time_only():
+    async def give(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=SLOW if request.path == "/slow" else "<p>good", content_type="text/html")
+
+    tool = browser(read_seconds=3)
+    async with serving(give) as server:
+        await tool.run(server.url)
+        slow = [asyncio.create_task(tool.run(f"{server.url}/slow?{number}")) for number in range(20)]
+        await asyncio.sleep(0.3)
+        start = time.monotonic()
+        result = await tool.run(server.url)
+        seconds = time.monotonic() - start
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+    assert body_of(result) == "good"
+    assert seconds < 8  # a tenth of a second of CPU time for each of 20; 30 s if they were read to their end
+
+
+async def test_slow_servers_keep_a_good_page_of_the_same_host_waiting_for_a_second_only():
+    async def give(request: web.Request) -> web.StreamResponse:
+        if request.path == "/slow":
+            await asyncio.sleep(30)
+        return web.Response(text="<p>good", content_type="text/html")
+
+    tool = browser(fetch_seconds=20)
+    async with serving(give) as server:
+        slow = [asyncio.create_task(tool.run(f"{server.url}/slow?{number}")) for number in range(40)]
+        await asyncio.sleep(0.2)
+        start = time.monotonic()
+        assert body_of(await tool.run(server.url)) == "good"
+        assert time.monotonic() - start < 5
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_a_slow_document_is_still_read_with_all_its_time():
+    text = "<p>" + "<i>word</i> " * 60_000
+    result = await read(page(text), read_seconds=30, max_chars=200_000)
+    assert body_of(result).count("word") > 20_000
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])

@@ -9,6 +9,7 @@ import resource
 import time
 import warnings
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,20 +62,40 @@ async def asked(case: Case, *answers: Any, **options: Any) -> tuple[ToolResult, 
         return result, len(server.requests)
 
 
+def titled(case: Case, title: str) -> str:
+    """What stands before a passage: the title of a corpus's document, nothing with a web engine."""
+    return f"(Title: {title}) " if case.name == "retrieval_server" else ""
+
+
 async def test_two_results_become_two_pages(case):
     result, _ = await asked(case, answer(case.full))
-    assert result == ToolResult("Page 1: The capital of France.\nPage 2: A city in Texas.", ToolStatus.OK)
+    first = f"Page 1: {titled(case, 'Paris')}The capital of France."
+    second = f"Page 2: {titled(case, 'Paris (Texas)')}A city in Texas."
+    assert result == ToolResult(f"{first}\n{second}", ToolStatus.OK)
+
+
+@pytest.mark.parametrize("status", [201, 202, 203, 206, 226])
+async def test_an_answer_through_a_proxy_that_changes_the_status_is_an_answer(case, status):
+    result, calls = await asked(case, answer(case.full, status))
+    assert (result.status, calls) == (ToolStatus.OK, 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "none", "binary", "identity", "text/html", ","])
+async def test_a_content_encoding_that_is_none_does_no_harm(case, encoding):
+    result, calls = await asked(case, answer(case.full, Content_Encoding=encoding))
+    assert (result.status, calls) == (ToolStatus.OK, 1)
 
 
 async def test_titles_and_addresses_are_read_too(case):
     async with serving(answer(case.full)) as server:
         backend = tool_of(case, server.url).backend
-        assert await backend.search("paris", 10) == TWO
+        is_document = case.name == "retrieval_server"
+        assert await backend.search("paris", 10) == [replace(passage, is_document=is_document) for passage in TWO]
 
 
 async def test_at_most_top_k_results_are_shown(case):
     result, _ = await asked(case, answer(case.full), top_k=1)
-    assert result.text == "Page 1: The capital of France."
+    assert result.text == f"Page 1: {titled(case, 'Paris')}The capital of France."
 
 
 async def test_an_answer_without_results_is_empty(case):
@@ -232,7 +253,7 @@ async def test_lone_surrogates_in_an_answer_are_replaced(case):
         return web.Response(text=text, content_type="application/json")
 
     result, _ = await asked(case, give)
-    assert result.text.startswith("Page 1: The capital of ?.")
+    assert result.text.startswith(f"Page 1: {titled(case, 'Paris')}The capital of ?.")
 
 
 async def test_each_engine_is_asked_in_its_own_way(case):

@@ -145,6 +145,57 @@ def test_passages_are_cut_and_addresses_shown_on_demand():
     assert shown == "Page 1: Title (https://x.org/)\nabcdef"
 
 
+@pytest.mark.parametrize(
+    ("title", "text", "shown"),
+    [
+        ("Ada Lovelace", "She was born in 1815", "(Title: Ada Lovelace) She was born in 1815"),
+        ("Ada\n Lovelace", "She was born", "(Title: Ada Lovelace) She was born"),
+        ("Paris", "Paris is the capital", "Paris is the capital"),
+        ("Paris", '"Paris"\nThe capital', '"Paris"\nThe capital'),
+        ("Paris", "Parisian life", "(Title: Paris) Parisian life"),
+        ("Paris (Texas)", "Paris is a city", "(Title: Paris (Texas)) Paris is a city"),
+        ("", "no title", "no title"),
+        ("T" * 300, "x", f"(Title: {'T' * 200}) x"),
+    ],
+)
+def test_a_document_is_shown_with_its_title_unless_it_begins_with_it(title, text, shown):
+    assert Display().text_of([Passage(text, title, is_document=True)]) == f"Page 1: {shown}"
+
+
+async def test_two_documents_can_be_told_apart_in_both_engines(tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    documents = [
+        {"title": "Ada Lovelace", "contents": "She was born in 1815."},
+        {"title": "Grace Hopper", "contents": "She was born in 1906."},
+    ]
+    corpus.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    for engine in ("fts5", "auto"):
+        text = (await open_search("local", corpus=corpus, engine=engine).run("born")).text
+        assert "(Title: Ada Lovelace) She was born in 1815." in text
+        assert "(Title: Grace Hopper) She was born in 1906." in text
+
+
+@pytest.mark.parametrize(
+    ("item", "shown"),
+    [
+        ({"document": {"contents": '"Ada"\nShe was born'}, "score": 1.0}, "(Title: Ada) She was born"),
+        ({"document": {"title": "Ada", "contents": "She was born"}}, "(Title: Ada) She was born"),
+        ({"document": {"title": "Ada", "text": "She was born"}}, "(Title: Ada) She was born"),
+        ({"contents": '"The "Ada" Book"\nShe was born'}, '(Title: The "Ada" Book) She was born'),
+        ({"contents": "Ada\nShe was born"}, "Ada\nShe was born"),
+        ({"title": "Ada", "contents": "Ada was born"}, "Ada was born"),
+    ],
+)
+async def test_a_retrieval_servers_titles_are_shown_live_cached_and_replayed(item, shown, tmp_path):
+    path = str(tmp_path / "cache.sqlite")
+    async with serving(answer({"result": [[item]]})) as server:
+        tool = open_search("retrieval_server", base_url=server.url, cache=path)
+        texts = [(await tool.run("ada")).text, (await tool.run("ada")).text]
+        assert len(server.requests) == 1
+    texts.append((await open_search("replay", cache=path).run("ada")).text)
+    assert texts == [f"Page 1: {shown}"] * 3
+
+
 async def test_replay_answers_as_before_without_the_service_and_refuses_the_rest(tmp_path, monkeypatch):
     monkeypatch.setenv("SERPER_API_KEY", "k3y")
     path = str(tmp_path / "cache.sqlite")

@@ -26,13 +26,20 @@ _LAYOUT = Layout(
         paid_calls INTEGER NOT NULL,
         next_call REAL NOT NULL
     );
+    CREATE TABLE IF NOT EXISTS clocks (
+        account TEXT PRIMARY KEY,
+        last_call REAL NOT NULL
+    );
     """,
     synchronous="FULL",  # money: a count must survive a power failure, too
     busy_seconds=30.0,
+    journal="DELETE",  # a copy of the file must hold the count, whether or not its WAL was copied
     is_replaceable=False,  # a new file would begin to count at 0
 )
 LONGEST_QUEUE_SECONDS = 60.0
 """A call that would have to wait longer for its turn is not made."""
+_MOST_SKEW_SECONDS = 1.0
+"""By which the clocks of machines that share a file may differ; a larger step back is a clock that was set."""
 
 
 @dataclass(frozen=True)
@@ -100,14 +107,23 @@ class CallLimits:
             sql = "SELECT paid_calls, next_call FROM accounts WHERE account = ?"
             [(paid_calls, next_call)] = connection.execute(sql, (self.account,)).fetchall()
             self._require_budget(paid_calls)
-            wait, next_call = self._turn(next_call, time.time())
+            now = time.time()
+            wait, next_call = self._turn(self._on_this_clock(connection, next_call, now), now)
             sql = "UPDATE accounts SET paid_calls = paid_calls + 1, next_call = ? WHERE account = ?"
             connection.execute(sql, (next_call, self.account))
+            connection.execute("INSERT OR REPLACE INTO clocks VALUES (?, ?)", (self.account, now))
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # a full disk ends it by itself
+                connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
         return wait
+
+    def _on_this_clock(self, connection: sqlite3.Connection, next_call: float, now: float) -> float:
+        """Return the earliest time of the next call, set back by as much as the clock was since the last one."""
+        rows = connection.execute("SELECT last_call FROM clocks WHERE account = ?", (self.account,)).fetchall()
+        step_back = rows[0][0] - now if rows else 0.0
+        return next_call - step_back if step_back > _MOST_SKEW_SECONDS else next_call
 
     def _require_budget(self, paid_calls: int) -> None:
         most = self.limits.max_paid_calls

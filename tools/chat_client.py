@@ -1,10 +1,12 @@
 """One question, one answer, at temperature 0, over any OpenAI-compatible server's `/v1/chat/completions`."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from arpo_tools.search.http import JsonClient, Patience, Request, Service, without_credentials
+from arpo_tools.redaction import Secrets, is_web_url, without_credentials
+from arpo_tools.search.http import JsonClient, Patience, Request, Service, url_at
 from arpo_tools.search.passage import SearchError
 from arpo_tools.tool import ToolStatus
 
@@ -13,7 +15,7 @@ from arpo_tools.tool import ToolStatus
 class ChatServer:
     """Which server and model."""
 
-    base_url: str
+    base_url: str = field(repr=False)
     """Up to `/v1`, which may be left out."""
     model: str
     key_variable: str | None = None
@@ -39,16 +41,23 @@ class ChatClient:
         key = os.environ.get(server.key_variable, "").strip() if server.key_variable else ""
         if server.key_variable and not (key and key.isascii() and key.isprintable()):
             raise ValueError(f"{name}: the environment variable {server.key_variable} holds no key: set it")
-        if not server.base_url.startswith(("http://", "https://")):
+        if not is_web_url(server.base_url):
             shown = without_credentials(server.base_url)
             raise ValueError(f"{name}: base_url={shown!r}; expected http://host:port or https://host")
+        if key and "@" in urlsplit(server.base_url).netloc:
+            shown = without_credentials(server.base_url)
+            raise ValueError(
+                f"{name}: base_url={shown!r} holds a user name beside the key in {server.key_variable}; "
+                "one request can't send both: remove one"
+            )
         self._name = name
         self._server = server
+        self._secrets = Secrets.of(server.base_url, [key])
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         fix = f"check the key in {server.key_variable}" if key else "set key_variable to the variable of its key"
         if refusals:
             fix = f"check base_url {without_credentials(server.base_url)}, model {server.model}; {fix}"
-        self._client = JsonClient(Service(name, key, fix, refusals), patience)
+        self._client = JsonClient(Service(name, self._secrets, fix, refusals), patience)
 
     async def ask(self, prompt: str) -> str:
         """Return the model's answer as it is, which may be empty.
@@ -62,7 +71,9 @@ class ChatClient:
             "max_tokens": self._server.max_tokens,
             "temperature": 0.0,
         }
-        url = f"{self._server.base_url.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
+        parts = urlsplit(self._server.base_url)
+        base_url = parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")).geturl()
+        url = url_at(base_url, "/v1/chat/completions")
         return self._content(await self._client.fetch(Request("POST", url, self._headers, json=body)))
 
     def _content(self, answer: Any) -> str:
@@ -73,4 +84,5 @@ class ChatClient:
                 raise TypeError(content)
         except (KeyError, IndexError, TypeError):
             raise SearchError(f"{self._name}: an answer without text", ToolStatus.INFRASTRUCTURE_ERROR) from None
-        return content or ""
+        # JSON can bring lone surrogates, which no tokenizer takes.
+        return self._secrets.struck_from_content((content or "").encode("utf-8", "replace").decode())

@@ -15,7 +15,10 @@ __all__ = ["CorpusError", "LocalSearch"]
 
 
 class LocalSearch:
-    """A `Tool` that answers a query with the best passages of a corpus, one `Page i: text` a line."""
+    """A `Tool` that answers a query with the best passages of a corpus, one `Page i: (Title: ...) text` a line.
+
+    A title is left out where the passage begins with it.
+    """
 
     def __init__(
         self,

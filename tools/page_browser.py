@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from arpo_tools.cache import CacheKey, SearchCache
+from arpo_tools.page_address import wanted
 from arpo_tools.page_fetch import FetchLimits, Page, PageError, PageFetcher, checked_url
 from arpo_tools.page_guard import AddressGuard
 from arpo_tools.page_summary import Summarizer, SummaryOptions
 from arpo_tools.page_worker import PageText, PageWorkerError, WorkerPool
+from arpo_tools.redaction import log_failure, redact
 from arpo_tools.search.passage import Passage, SearchError
 from arpo_tools.tool import ToolResult, ToolStatus
 
@@ -57,7 +59,7 @@ class BrowserOptions:
 
 
 class PageBrowser:
-    """A `Tool`. Its text is an address, and after it, for the summarizer, a question."""
+    """A `Tool`. Its text is an address as models write them, and a question for the summarizer."""
 
     def __init__(self, **options: Any) -> None:
         """
@@ -83,22 +85,22 @@ class PageBrowser:
         self._summarizer = Summarizer(SummaryOptions(**summarizer)) if summarizer else None
 
     async def run(self, text: str) -> ToolResult:
-        """Read the page at the address that `text` begins with. Never raises but for cancellation."""
-        address, _, question = text.strip()[:4000].partition(" ")
+        """Read the page at the address in `text`. Never raises but for cancellation."""
+        asked = wanted(text)
         try:
-            page = await self._page(address.strip())
+            page = await self._first_page(asked.addresses)
+            if (page.text or "").strip() and self._summarizer is not None:
+                return await self._summary(self._summarizer, page, asked.question)
         except (PageError, SearchError) as error:
             return ToolResult(f"Error: {error}", error.status)
         except Exception as error:
             # Where the tool meets the world: whatever a page makes a library raise must not reach the rollout.
-            logger.exception("the page browser failed")
+            log_failure(logger, "the page browser failed")
             return ToolResult(
                 f"Error: the page browser failed: {type(error).__name__}", ToolStatus.INFRASTRUCTURE_ERROR
             )
         if not (page.text or "").strip():
             return ToolResult(f"{page.title}\nThe page has no text.".lstrip(), ToolStatus.EMPTY)
-        if self._summarizer is not None:
-            return await self._summary(self._summarizer, page, question.strip())
         return ToolResult(self._shown(page))
 
     async def _summary(self, summarizer: Summarizer, page: Passage, question: str) -> ToolResult:
@@ -106,7 +108,7 @@ class PageBrowser:
         try:
             summary = await summarizer.summarize(page.text or "", question)
         except SearchError as error:
-            logger.warning("%s", error)
+            logger.warning("%s", redact(str(error)))
             return ToolResult(f"(no summary)\n{self._shown(page)}", error.status)
         return ToolResult(f"{page.title}\n{page.url}\n\n{summary}"[: self.options.max_chars].lstrip())
 
@@ -114,6 +116,21 @@ class PageBrowser:
         text = page.text or ""
         cut = "\n...(page cut)" if len(text) > self.options.max_chars else ""
         return f"{page.title}\n{page.url}\n\n{text[: self.options.max_chars]}{cut}".lstrip()
+
+    async def _first_page(self, addresses: Sequence[str]) -> Passage:
+        """Return the page at the first address that has one.
+
+        Raises:
+            PageError: none has.
+        """
+        *others, last = addresses
+        for address in others:
+            try:
+                return await self._page(address)
+            except PageError as error:
+                if not error.may_be_elsewhere:
+                    raise
+        return await self._page(last)
 
     async def _page(self, address: str) -> Passage:
         url = str(checked_url(address))

@@ -1,28 +1,44 @@
 """Fetches one page from a hostile web: checked addresses, few redirects, limits on time, bytes and types.
 
-Bodies are decompressed here, in small steps, because a small answer may unpack to gigabytes. There are no cookies, no
-proxies (a proxy would look names up unchecked), and no connection outlives its event loop.
+There are no cookies, no proxies (a proxy would look names up unchecked), and no connection outlives its event loop.
+Slow servers keep nobody waiting: only young fetches of a host count against its limit.
 """
 
 import asyncio
 import errno
 import functools
+import re
+import resource
 import socket
+import weakref
 import zlib
 from dataclasses import dataclass
 
 import aiohttp
 from yarl import URL
 
+from arpo_tools.fair_slots import FairSlots
 from arpo_tools.loop_local import LoopLocal
-from arpo_tools.page_guard import AddressGuard, ForbiddenAddressError, GuardedResolver
+from arpo_tools.page_guard import AddressGuard, ForbiddenAddressError, GuardedResolver, NameTimeoutError
+from arpo_tools.page_unpack import UnknownCompressionError, Unpacker
+from arpo_tools.redaction import redact
 from arpo_tools.tool import ToolStatus
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _MOST_URL_CHARS = 2000
-_HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "application/xml", "text/xml"})
+_HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+_XML_TYPES = frozenset({"application/xml", "text/xml"})
 _PLAIN_TYPES = frozenset({"application/json", "application/ld+json", "application/javascript"})
+_FEED = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.{0,500}?-->\s*)*<(?:rss|feed|rdf:RDF)[\s>]", re.DOTALL)
+_NOT_FOUND = frozenset({400, 404, 410})
+_HOST_FETCHES, _HOST_SECONDS = 16, 1.0
+"""Fetches that ask one host at once, as browsers keep it; one that takes longer than that no longer counts."""
+_MOST_CONNECTIONS = 1024
+_SNIFFED = 1024
+"""Bytes of a body that tell its kind."""
+_STEP = 1 << 16
+"""Bytes unpacked at once."""
 _NO_NETWORK = frozenset({errno.ENETUNREACH, errno.ENETDOWN, errno.EMFILE, errno.ENFILE})
 _HEADERS = {
     "User-Agent": "Mozilla/5.0 (compatible; arpo-tools)",
@@ -34,14 +50,19 @@ _HEADERS = {
 class PageError(Exception):
     """The page can't be had; the text is for the model."""
 
-    def __init__(self, text: str, status: ToolStatus = ToolStatus.MODEL_ERROR) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, status: ToolStatus = ToolStatus.MODEL_ERROR, may_be_elsewhere: bool = False) -> None:
+        """
+        Args:
+            may_be_elsewhere: nothing is at this address, so that another spelling of it may be what was meant.
+        """
+        super().__init__(redact(text))
         self.status = status
+        self.may_be_elsewhere = may_be_elsewhere
 
 
 @dataclass(frozen=True)
 class Page:
-    """A fetched page. `kind` is `html`, `plain` or `pdf`; `is_cut` says that it was longer than allowed."""
+    """A fetched page. `kind` is `html`, `xml`, `plain` or `pdf`; `is_cut` says that it was longer than allowed."""
 
     url: str
     kind: str
@@ -68,6 +89,7 @@ class PageFetcher:
         self._sessions: LoopLocal[aiohttp.ClientSession] = LoopLocal(
             functools.partial(_new_session, guard), aiohttp.ClientSession.close
         )
+        self._hosts: LoopLocal[weakref.WeakValueDictionary[str, FairSlots]] = LoopLocal(weakref.WeakValueDictionary)
 
     async def fetch(self, address: str, seconds: float) -> Page:
         """Fetch a page, redirects included.
@@ -78,7 +100,10 @@ class PageFetcher:
         """
         url = checked_url(address)
         for _ in range(_MOST_REDIRECTS + 1):
-            found = await self._one(url, seconds)
+            hosts = await self._hosts.get()
+            slots = hosts.setdefault(url.host or "", FairSlots(_HOST_FETCHES, _HOST_SECONDS))
+            async with slots.taken():
+                found = await self._one(url, seconds)
             if isinstance(found, Page):
                 return found
             url = found
@@ -92,42 +117,62 @@ class PageFetcher:
             async with session.get(url, allow_redirects=False, timeout=timeout) as response:
                 if response.status in _REDIRECTS:
                     return _target(url, response.headers.get("Location", ""))
-                if response.status != 200:
-                    raise PageError(f"the page's server answered HTTP {response.status}")
+                if not 200 <= response.status < 300:
+                    is_missing = response.status in _NOT_FOUND
+                    raise PageError(f"the page's server answered HTTP {response.status}", may_be_elsewhere=is_missing)
                 return await self._body(response)
         except asyncio.TimeoutError:
             raise  # before the next line, because it is an OSError from Python 3.11 on
         except (aiohttp.ClientError, OSError, zlib.error) as error:
             raise _page_error(error) from None
+        except UnknownCompressionError as error:
+            raise PageError(f"the page is compressed by {str(error)[:40]!r}, which was not asked for") from None
 
     async def _body(self, response: aiohttp.ClientResponse) -> Page:
         first = await response.content.readany()
         unpack = Unpacker(response.headers.get("Content-Encoding", ""))
-        data = bytearray(unpack.some(first, 1 << 16))
-        kind = kind_of(response.headers.get("Content-Type", ""), bytes(data[:1024]))
+        data = bytearray(unpack.some(first, _STEP))
+        while len(data) < _SNIFFED and unpack.has_more:
+            data += unpack.some(b"", _STEP)
+        kind = kind_of(response.headers.get("Content-Type", ""), bytes(data[:_SNIFFED]))
         most = self._limits.max_pdf_bytes if kind == "pdf" else self._limits.max_html_bytes
-        is_cut = False
-        while True:
-            while unpack.has_more and len(data) <= most:
-                data += unpack.some(b"", 1 << 16)
-                await asyncio.sleep(0)  # a bomb unpacks for a tenth of a second, which others must not wait for
-            if len(data) > most:
-                is_cut = True
-                break
-            part = await response.content.readany()
-            if not part:
-                break
-            data += unpack.some(part, 1 << 16)
-        if is_cut:
+        is_cut = await _read_on(response.content, unpack, data, len(first), most)
+        if is_cut or unpack.is_over:
             response.close()  # the rest must not be read to reuse the connection
-            if kind == "pdf":
-                raise PageError(f"the PDF is larger than {most >> 20} MB", ToolStatus.LIMIT)
+        if is_cut and kind == "pdf":
+            raise PageError(f"the PDF is larger than {most >> 20} MB", ToolStatus.LIMIT)
         return Page(str(response.url), kind, response.charset or "", bytes(data[:most]), is_cut)
+
+
+async def _read_on(content: aiohttp.StreamReader, unpack: Unpacker, data: bytearray, received: int, most: int) -> bool:
+    """Read the rest of a body into `data`, and return whether it is longer than `most` bytes.
+
+    The bytes as they come count too: a stream of empty members would never make the text longer.
+    """
+    most_received = most + most // 8 + _STEP
+    while not unpack.is_over:
+        while unpack.has_more and len(data) <= most:
+            data += unpack.some(b"", _STEP)
+            await asyncio.sleep(0)  # a bomb unpacks for a tenth of a second, which others must not wait for
+        if len(data) > most or received > most_received:
+            return True
+        part = await content.readany()
+        if not part:
+            break
+        received += len(part)
+        data += unpack.some(part, _STEP)
+    return len(data) > most
+
+
+def _connections() -> int:
+    """Return how many connections a process may have, which leaves half of its files for others."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(16, min(_MOST_CONNECTIONS, soft // 2))
 
 
 def _new_session(guard: AddressGuard) -> aiohttp.ClientSession:
     connector = aiohttp.TCPConnector(
-        resolver=GuardedResolver(guard), socket_factory=guard.open_socket, limit=256, limit_per_host=16
+        resolver=GuardedResolver(guard), socket_factory=guard.open_socket, limit=_connections()
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -136,46 +181,6 @@ def _new_session(guard: AddressGuard) -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
     )
-
-
-class Unpacker:
-    """Undoes gzip or deflate in steps of a bounded size."""
-
-    def __init__(self, encoding: str) -> None:
-        """
-        Raises:
-            PageError: another encoding.
-        """
-        encoding = encoding.strip().lower()
-        if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-            raise PageError(f"the page is compressed by {encoding[:40]!r}, which was not asked for")
-        self._raw = encoding in ("", "identity")
-        self._is_deflate = encoding == "deflate"
-        # 32 + 15: gzip or zlib, whichever the first bytes say.
-        self._unzip = zlib.decompressobj(32 + zlib.MAX_WBITS)
-        self._is_first = True
-        self._waiting = b""
-
-    @property
-    def has_more(self) -> bool:
-        """Whether bytes are waiting from the last step."""
-        return bool(self._waiting) and not self._unzip.eof
-
-    def some(self, part: bytes, most: int) -> bytes:
-        """Return what `part` and what was waiting unpack to, at most `most` bytes.
-
-        Raises:
-            zlib.error: it is not what the encoding says.
-        """
-        if self._raw:
-            return part
-        part = self._waiting + part
-        if self._is_deflate and self._is_first and part and part[0] & 0x0F != 8:
-            self._unzip = zlib.decompressobj(-zlib.MAX_WBITS)  # some servers leave zlib's header out
-        self._is_first = self._is_first and not part
-        unpacked = self._unzip.decompress(part, most)
-        self._waiting = self._unzip.unconsumed_tail
-        return unpacked
 
 
 def checked_url(address: str) -> URL:
@@ -207,7 +212,7 @@ def _target(url: URL, location: str) -> URL:
 
 
 def kind_of(content_type: str, beginning: bytes) -> str:
-    """Return `html`, `plain` or `pdf`.
+    """Return `html`, `xml`, `plain` or `pdf`.
 
     Raises:
         PageError: the page is of a type without text.
@@ -215,9 +220,12 @@ def kind_of(content_type: str, beginning: bytes) -> str:
     declared = content_type.partition(";")[0].strip().lower()
     if beginning.lstrip().startswith(b"%PDF-"):
         return "pdf"
+    is_xml = declared in _XML_TYPES or declared.endswith("+xml")
+    if _FEED.match(beginning) or (is_xml and declared not in _HTML_TYPES):
+        return "xml"
     if declared in _HTML_TYPES:
         return "html"
-    is_text = declared.startswith("text/") or declared in _PLAIN_TYPES or declared.endswith(("+json", "+xml"))
+    is_text = declared.startswith("text/") or declared in _PLAIN_TYPES or declared.endswith("+json")
     if declared and not is_text:
         raise PageError(f"the page is of the type {declared[:80]!r}; only HTML, text and PDF can be read")
     if b"\0" in beginning and not beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -231,6 +239,8 @@ def _page_error(error: BaseException) -> PageError:
     while cause is not None:
         if isinstance(cause, ForbiddenAddressError):
             return PageError(f"refused: {cause}")
+        if isinstance(cause, NameTimeoutError):
+            return PageError(str(cause), ToolStatus.TIMEOUT)
         if isinstance(cause, socket.gaierror):
             is_resolver_down = cause.errno in (socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM)
             status = ToolStatus.INFRASTRUCTURE_ERROR if is_resolver_down else ToolStatus.MODEL_ERROR
@@ -240,4 +250,4 @@ def _page_error(error: BaseException) -> PageError:
         cause = getattr(cause, "os_error", None) or cause.__cause__
     if isinstance(error, aiohttp.InvalidURL):
         return PageError("the address is not one of a web page")
-    return PageError(f"the page can't be fetched: {type(error).__name__}")
+    return PageError(f"the page can't be fetched: {type(error).__name__}", may_be_elsewhere=True)

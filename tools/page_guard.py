@@ -7,45 +7,68 @@ What is not covered: any port of a public host may be asked, and a host that for
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import socket
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from arpo_tools.loop_local import LoopLocal
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Lookup = Callable[..., Sequence[tuple[Any, ...]]]
 
+# Every entry of IANA's registries of special-purpose addresses that is not globally reachable, and what is closed for
+# another reason. Of IPv6 only what IANA has given out as global unicast is open at all.
 _CLOSED = [
     ipaddress.ip_network(network)
     for network in (
         "0.0.0.0/8",
+        "10.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT; 100.100.100.200 serves metadata in Alibaba's cloud
+        "127.0.0.0/8",
         "168.63.129.16/32",  # public in form, but Azure's own service inside every machine
+        "169.254.0.0/16",
+        "172.16.0.0/12",
         "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.31.196.0/24",  # AS112, which answers for private names
+        "192.52.193.0/24",  # multicast tunnels
         "192.88.99.0/24",  # relays of 6to4
+        "192.168.0.0/16",
+        "192.175.48.0/24",  # AS112
         "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
         "240.0.0.0/4",
-        "::/96",  # IPv4 in the deprecated compatible form, :: and ::1
-        "64:ff9b:1::/48",  # translation inside a network
-        "100::/64",
         "2001::/23",  # Teredo and other special purposes
-        "fc00::/7",
-        "fec0::/10",
+        "2001:db8::/32",
+        "2002::/16",  # 6to4; what it carries is looked at before
+        "2620:4f:8000::/48",  # AS112
+        "3ffe::/16",  # the experimental network that was given back
+        "3fff::/20",  # documentation
     )
 ]
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 _6TO4 = ipaddress.ip_network("2002::/16")
-_LOOKUP_THREADS = 16
-"""A lookup that hangs keeps its thread; the loop's own threads are needed by other tools."""
+_MOST_LOOKUPS = 512
+"""Names that are looked up at once; a lookup that hangs keeps its thread until the system gives it up."""
+_LOOKUP_SECONDS = 10.0
 
 
 class ForbiddenAddressError(OSError):
     """The address is not public."""
+
+
+class NameTimeoutError(OSError):
+    """A name's servers don't answer."""
 
 
 class AddressGuard:
@@ -62,7 +85,7 @@ class AddressGuard:
         """
         self._allowed: list[Network] = [ipaddress.ip_network(network) for network in allowed]
         self._lookup = lookup
-        self._threads = ThreadPoolExecutor(_LOOKUP_THREADS, thread_name_prefix="arpo-dns")
+        self._under_way: LoopLocal[dict[tuple[str, int, int], asyncio.Future[Any]]] = LoopLocal(dict)
 
     def is_allowed(self, address: str) -> bool:
         """Tell whether a numeric address may be connected to."""
@@ -80,9 +103,13 @@ class AddressGuard:
         Raises:
             ForbiddenAddressError: one is not. A name with a public and a private address is after the private one.
             OSError: the name can't be resolved.
+            NameTimeoutError: its name servers don't answer.
         """
-        lookup = functools.partial(self._lookup, host, port, family=family, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
+        lookup = await self._found(host, port, family)
+        try:
+            found = await asyncio.wait_for(asyncio.shield(lookup), _LOOKUP_SECONDS)
+        except asyncio.TimeoutError:
+            raise NameTimeoutError(f"the name servers of {host} don't answer") from None
         results: list[ResolveResult] = []
         for address_family, _, protocol, _, address in found:
             self.require_allowed(host, address[0])
@@ -99,6 +126,24 @@ class AddressGuard:
         if not results:
             raise OSError(f"{host} has no address")
         return results
+
+    async def _found(self, host: str, port: int, family: int) -> "asyncio.Future[Any]":
+        """Return the lookup of a name, which is one for all who ask for it at the same time.
+
+        Each has a thread of its own: a pool's would all be taken by as many names whose servers don't answer.
+
+        Raises:
+            OSError: too many lookups hang.
+        """
+        under_way = await self._under_way.get()
+        key = (host, port, family)
+        if key not in under_way:
+            if len(under_way) >= _MOST_LOOKUPS:
+                raise socket.gaierror(socket.EAI_AGAIN, f"{len(under_way)} names are being looked up already")
+            lookup = functools.partial(self._lookup, host, port, family=family, type=socket.SOCK_STREAM)
+            under_way[key] = _in_thread(lookup)
+            under_way[key].add_done_callback(lambda future: (under_way.pop(key), future.exception()))
+        return under_way[key]
 
     def require_allowed(self, host: str, address: str) -> None:
         """
@@ -144,10 +189,36 @@ def _unwrapped(ip: Address) -> Address:
 
 
 def _is_public(ip: Address) -> bool:
-    # Not `is_global` alone: what it covers has changed from one Python to the next.
-    is_special = ip.is_private or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_reserved
-    is_closed = any(ip in network for network in _CLOSED if network.version == ip.version)
-    return ip.is_global and not is_special and not ip.is_unspecified and not is_closed
+    # Not by `is_global`: what it covers has changed from one Python to the next.
+    if ip.version == 6 and ip not in _GLOBAL_UNICAST:
+        return False
+    return not any(ip in network for network in _CLOSED if network.version == ip.version)
+
+
+def _in_thread(call: Callable[[], Any]) -> "asyncio.Future[Any]":
+    """Return what will be the result of `call`. The thread is a daemon: one that hangs must not keep the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def give(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(give, result, error)
+
+    threading.Thread(target=run, name="arpo-dns", daemon=True).start()
+    return future
 
 
 def _is_own(address: str) -> bool:

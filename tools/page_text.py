@@ -1,35 +1,39 @@
-"""The program of a page worker: HTML or PDF in, text out, in a process of its own that may be killed at any time.
+"""The program of a page worker: a document in, text out, in a process of its own that may be killed at any time.
 
 Run as a script, with what to add to `sys.path` as its arguments. It speaks over its standard input, which is a socket:
 each message is a length of 8 bytes and that many bytes. A request is a line of JSON and the document; an answer is
-JSON.
+JSON. It begins with `READY`.
 
 What is covered: an empty environment, limits on memory, file size and the time of one document. What is not covered:
 the parsers are C and C++ code that reads hostile input, in a process that may use the network and the user's files.
 """
 
 import json
+import os
 import re
 import resource
 import signal
 import socket
 import struct
 import sys
+import types
 
 LENGTH = struct.Struct(">Q")
+READY = b"ready\n"
+"""What the program says when it has loaded its parsers."""
 _MEMORY_BYTES = 1 << 30
-_MOST_PDF_PAGES = 100
+_XML_ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([\w.:-]{1,40})["']""")
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s{0,5}=\s{0,5}["']?\s{0,5}([\w.:-]{1,40})""", re.IGNORECASE)
 
 
 def decoded(data: bytes, charset: str) -> str:
-    """Decode by the byte order mark, the given charset, the page's own `meta`, or what the bytes look like."""
+    """Decode by the byte order mark, the given charset, the page's own words, or what the bytes look like."""
     from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace")
-    named = _META_CHARSET.search(data[:4096])
+    named = _XML_ENCODING.match(data[:4096]) or _META_CHARSET.search(data[:4096])
     for name in (charset, named.group(1).decode("ascii", "replace") if named else "", detect_encoding(data) or ""):
         # The table of HTML's charsets keeps Python's other codecs out, and reads gb2312 as the larger gbk.
         known = map_encoding_to_html5(name, fallback_utf8=False) if name else None
@@ -41,53 +45,42 @@ def decoded(data: bytes, charset: str) -> str:
     return data.decode("utf-8", "replace")
 
 
-def text_of_html(data: bytes, charset: str, is_thorough: bool) -> dict[str, str]:
-    """Return title and text; thorough is without navigation, banners and footers, and slow on hostile pages."""
-    from resiliparse.extract.html2text import extract_plain_text
-    from resiliparse.parse.html import HTMLTree
-
-    page = decoded(data, charset)
-    tree = HTMLTree.parse(page)
-    text = extract_plain_text(tree, main_content=True) if is_thorough else ""
-    if not text.strip():
-        text = extract_plain_text(tree)
-    if not text.strip():
-        # Some pages show all they have to those without JavaScript, or hide it until a script has run.
-        text = extract_plain_text(tree, form_fields=True, noscript=True, hidden_elements=True)
-    return {"title": " ".join((tree.title or "").split()), "text": tidied(text)}
-
-
 def tidied(text: str) -> str:
-    """Return text without trailing spaces, control characters, lone surrogates and runs of blank lines."""
-    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", text.replace("\r\n", "\n").encode("utf-8", "replace").decode())
-    text = re.sub(r"[ \t]+\n", "\n", re.sub(r"[ \t]{2,}", " ", text))
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+    """Return text without control characters, lone surrogates, spaces at lines' ends and long runs of blank lines.
+
+    Spaces within a line stay: they are the columns and the indentation of preformatted text.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").encode("utf-8", "replace").decode()
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", " ", text)
+    text = re.sub(r"\n{4,}", "\n\n\n", re.sub(r"[ \t]+(?=\n)", "", text))
+    return re.sub(r"\A(?:[ \t]*\n)+", "", text).rstrip()
 
 
-def text_of_pdf(data: bytes) -> dict[str, str]:
-    """Return title and text of a PDF's first pages."""
-    import pypdfium2
+def text_of(request: dict[str, object], data: bytes) -> tuple[str, str]:
+    """Return title and text of a document."""
+    # Imported here, because the browser imports this module for its framing and has no use for parsers.
+    from arpo_tools.page_markup import text_of_html
+    from arpo_tools.page_pdf import text_of_pdf
+    from arpo_tools.page_xml import text_of_xml
 
-    document = pypdfium2.PdfDocument(data)
-    pages = [
-        document[number].get_textpage().get_text_bounded() for number in range(min(len(document), _MOST_PDF_PAGES))
-    ]
-    title = str(document.get_metadata_dict().get("Title") or "")
-    return {"title": tidied(title), "text": tidied("\n\n".join(pages))}
+    if request["kind"] == "pdf":
+        return text_of_pdf(data)
+    page = decoded(data, str(request["charset"]))
+    if request["kind"] == "plain":
+        return "", page
+    found = text_of_xml(page) if request["kind"] == "xml" else None
+    return found or text_of_html(page, bool(request["is_thorough"]))
 
 
 def answer_to(request: dict[str, object], data: bytes) -> dict[str, str]:
     """Answer one request; what a parser raises is an answer, too."""
     try:
-        if request["kind"] == "pdf":
-            return text_of_pdf(data)
-        if request["kind"] == "plain":
-            return {"title": "", "text": tidied(decoded(data, str(request["charset"])))}
-        return text_of_html(data, str(request["charset"]), bool(request["is_thorough"]))
+        title, text = text_of(request, data)
     except MemoryError:
         raise
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"[:300]}
+    return {"title": " ".join(tidied(title).split()), "text": tidied(text)}
 
 
 def read_exactly(connection: socket.socket, size: int) -> bytes:
@@ -105,7 +98,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.path += sys.argv[1:]
+    # The package without its `__init__`, which imports every tool and takes longer than a page.
+    package = types.ModuleType("arpo_tools")
+    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    sys.modules["arpo_tools"] = package
+    import resiliparse.extract.html2text  # noqa: F401 - loaded before the first document comes
+
     connection = socket.socket(fileno=0)
+    connection.sendall(READY)
     while True:
         (size,) = LENGTH.unpack(read_exactly(connection, LENGTH.size))
         line, _, data = read_exactly(connection, size).partition(b"\n")

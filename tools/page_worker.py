@@ -1,7 +1,13 @@
-"""Worker processes that turn pages into text, started by vfork, killed when they take too long."""
+"""Worker processes that turn pages into text, started by vfork, killed when they take too long.
+
+A document gets a short time first. One that needs more is begun again on the slow side, which has places and processes
+of its own and the lower priority, so that slow documents keep nobody else waiting.
+"""
 
 import asyncio
+import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,15 +17,25 @@ from pathlib import Path
 from arpo_tools.loop_local import LoopLocal
 
 # The framing is the worker's; importing its module imports none of its parsers.
-from arpo_tools.page_text import LENGTH
+from arpo_tools.page_text import LENGTH, READY
 
 _MOST_ANSWER_BYTES = 64 << 20
 _MOST_DOCUMENTS = 1000
 """Of one worker: what its parsers lose in memory ends with it."""
 
 
+_QUICK_SECONDS = 0.05
+"""CPU time of a document's first attempt: enough for a page of some 500 KB."""
+_MOST_START_SECONDS = 30.0
+_SLOW_PRIORITY = 10
+
+
 class PageWorkerError(Exception):
     """The worker died of the document or took too long; the next document gets a new one."""
+
+
+class _TooSlowError(PageWorkerError):
+    """The time of an attempt is over."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +90,8 @@ class Worker:
         Raises:
             PageWorkerError: the process died.
         """
-        if self._streams is None:
-            self._streams = await asyncio.open_connection(sock=self._socket)
+        await self.start()
+        assert self._streams is not None
         reader, writer = self._streams
         message = json.dumps(request).encode() + b"\n" + data
         try:
@@ -89,6 +105,33 @@ class Worker:
         except (OSError, EOFError, ValueError) as error:
             raise PageWorkerError(f"the page's reader died: {error!r}") from error
 
+    async def start(self) -> None:
+        """Wait until the process has loaded its parsers, whose time is no document's.
+
+        Raises:
+            PageWorkerError: it ended or takes too long.
+        """
+        if self._streams is not None:
+            return
+        self._streams = await asyncio.open_connection(sock=self._socket)
+        try:
+            await asyncio.wait_for(self._streams[0].readexactly(len(READY)), _MOST_START_SECONDS)
+        except (asyncio.TimeoutError, OSError, EOFError) as error:
+            raise PageWorkerError(f"the page's reader did not start: {error!r}") from error
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used so far; infinity where that can't be told."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except (OSError, ValueError, IndexError):
+            return float("inf")
+
+    def make_slow(self) -> None:
+        """Lower the process's priority for good."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, _SLOW_PRIORITY)
+
     def kill(self) -> None:
         """End the process and reap it."""
         self._process.kill()
@@ -100,48 +143,111 @@ class Worker:
 
 
 class WorkerPool:
-    """At most `size` workers an event loop, started when they are needed and kept for the next page."""
+    """At most `size` workers an event loop for quick documents and as many for slow ones, kept for the next page."""
 
     def __init__(self, size: int) -> None:
         self._pools: LoopLocal[_Pool] = LoopLocal(lambda: _Pool(size), _Pool.close)
 
     async def read(self, request: dict[str, object], data: bytes, seconds: float) -> PageText:
-        """Have a document read by a worker.
+        """Have a document read by a worker. Takes up to twice `seconds`, as a slow document has to wait for its turn.
 
         Raises:
             PageWorkerError: the worker died or took longer than `seconds`.
             OSError: no worker can be started.
         """
         pool = await self._pools.get()
-        async with pool.slots:
-            worker = pool.idle.pop() if pool.idle else Worker()
-            pool.busy.add(worker)
-            is_sound = False
+        request = {**request, "seconds": seconds}
+        try:
+            async with pool.quick.slots:
+                return await self._attempt(pool.quick, request, data, seconds)
+        except _TooSlowError:
+            if seconds <= _QUICK_SECONDS:
+                raise
+        try:
+            await asyncio.wait_for(pool.slow.slots.acquire(), seconds)
+        except asyncio.TimeoutError:
+            raise PageWorkerError(f"no reader was free for a slow page within {seconds:g} s") from None
+        try:
+            return await self._attempt(pool.slow, request, data, seconds)
+        finally:
+            pool.slow.slots.release()
+
+    async def _attempt(self, side: "_Side", request: dict[str, object], data: bytes, seconds: float) -> PageText:
+        worker = side.take()
+        is_sound = False
+        try:
+            await worker.start()
+            call = asyncio.ensure_future(worker.answer(request, data))
             try:
-                request = {**request, "seconds": seconds}
-                result = await asyncio.wait_for(worker.answer(request, data), seconds)
-                worker.documents += 1
-                is_sound = worker.documents < _MOST_DOCUMENTS
-                return result
-            except asyncio.TimeoutError:
-                raise PageWorkerError(f"reading the page took longer than {seconds:g} s") from None
+                await self._wait(call, worker, seconds, _QUICK_SECONDS if side.is_quick else seconds)
+                result = await call
             finally:
-                pool.busy.discard(worker)
-                # A worker that was interrupted would give its answer to the next question.
-                if is_sound:
-                    pool.idle.append(worker)
-                else:
-                    worker.kill()
+                call.cancel()
+            worker.documents += 1
+            is_sound = worker.documents < _MOST_DOCUMENTS
+            return result
+        finally:
+            side.put_back(worker, is_sound)
+
+    async def _wait(self, call: "asyncio.Future[PageText]", worker: Worker, seconds: float, cpu_seconds: float) -> None:
+        """Wait for an answer.
+
+        Raises:
+            _TooSlowError: it takes longer than `seconds`, or than `cpu_seconds` of the processor. On a machine with
+                other work a document must not pass for a slow one.
+        """
+        loop = asyncio.get_running_loop()
+        deadline, used = loop.time() + seconds, worker.cpu_seconds()
+        while (left := deadline - loop.time()) > 0:
+            done, _ = await asyncio.wait([call], timeout=min(cpu_seconds, left))
+            if done:
+                return
+            if cpu_seconds < seconds and worker.cpu_seconds() - used >= cpu_seconds:
+                break
+        raise _TooSlowError(f"reading the page took longer than {seconds:g} s")
+
+
+class _Side:
+    """The workers of quick or of slow documents."""
+
+    def __init__(self, size: int, is_quick: bool) -> None:
+        self.slots = asyncio.Semaphore(size)
+        self.is_quick = is_quick
+        self._idle: list[Worker] = []
+        self._busy: set[Worker] = set()
+
+    def take(self) -> Worker:
+        """Return an idle worker or a new one.
+
+        Raises:
+            OSError: none can be started.
+        """
+        worker = self._idle.pop() if self._idle else Worker()
+        if not self.is_quick:
+            worker.make_slow()
+        self._busy.add(worker)
+        return worker
+
+    def put_back(self, worker: Worker, is_sound: bool) -> None:
+        """Keep a worker for the next document; one that was interrupted would give its answer to the next question."""
+        self._busy.discard(worker)
+        if is_sound:
+            self._idle.append(worker)
+        else:
+            worker.kill()
+
+    def close(self) -> None:
+        for worker in [*self._idle, *self._busy]:
+            worker.kill()
 
 
 class _Pool:
     """The workers of one event loop."""
 
     def __init__(self, size: int) -> None:
-        self.slots = asyncio.Semaphore(size)
-        self.idle: list[Worker] = []
-        self.busy: set[Worker] = set()
+        self.quick = _Side(size, is_quick=True)
+        self.slow = _Side(size, is_quick=False)
 
     async def close(self) -> None:
-        for worker in [*self.idle, *self.busy]:
-            worker.kill()
+        self.quick.close()
+        self.slow.close()

@@ -7,13 +7,15 @@ What a program prints, and how it ended, are the server's word. Sessions that ke
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import stamina
 
+from arpo_tools.redaction import Secrets, is_web_url, redact, without_credentials
 from arpo_tools.sandbox.program import LIMIT_EXIT
+from arpo_tools.search.http import url_at
 from arpo_tools.tool import ToolResult, ToolStatus
 
 _RETRIED = frozenset({429, 502, 503, 504})
@@ -42,7 +44,10 @@ run(%r)
 
 
 class RemoteError(Exception):
-    """The server didn't run the program: it could not be reached, refused, failed, or answered something else."""
+    """The server didn't run the program: it could not be reached, refused, failed, or answered something else.
+
+    The text is redacted, because it is shown to the model and logged with each retry.
+    """
 
 
 class _Busy(RemoteError):
@@ -53,8 +58,8 @@ class _Busy(RemoteError):
 class RemotePython:
     """A `Tool` that sends each call to `<base_url>/run_code`; nothing is kept from call to call."""
 
-    base_url: str
-    """Of the server, for instance `http://sandbox:8080`."""
+    base_url: str = field(repr=False)
+    """The server's address, for instance `http://sandbox:8080`; a user name and password in it are never shown."""
     name: str = "python"
     timeout_seconds: float = 5.0
     """Wall-clock limit of one call, which the server enforces."""
@@ -72,8 +77,9 @@ class RemotePython:
         Raises:
             ValueError: `base_url` is no URL, or a limit is not positive.
         """
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"python tool: base_url={self.base_url!r}; expected http://... or https://...: change it")
+        if not is_web_url(self.base_url):
+            shown = without_credentials(self.base_url)
+            raise ValueError(f"python tool: base_url={shown!r}; expected http://... or https://...: change it")
         for limit in ("timeout_seconds", "memory_mb", "max_output_chars", "answer_seconds", "attempts"):
             if not getattr(self, limit) > 0:
                 raise ValueError(f"python tool: {limit}={getattr(self, limit)}; expected a positive number: change it")
@@ -112,18 +118,22 @@ class RemotePython:
         raise RemoteError("no attempt was made")
 
     async def _post(self, session: aiohttp.ClientSession, request: dict[str, Any]) -> dict[str, Any]:
-        url = f"{self.base_url.rstrip('/')}/run_code"
+        target = url_at(self.base_url, "/run_code")
+        url = without_credentials(target)
         try:
-            async with session.post(url, json=request, allow_redirects=False) as response:
+            async with session.post(target, json=request, allow_redirects=False) as response:
                 body = await _read(response)
         except asyncio.TimeoutError:
             raise RemoteError(f"{url} did not answer within {self.timeout_seconds + self.answer_seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Busy(f"{url} can't be reached: {error}") from error
-        shown = body[:200].decode("utf-8", "replace")
+            raise _Busy(self._redacted(f"{url} can't be reached: {error}")) from None
+        except ValueError as error:  # a URL that can't be sent, which the library would show whole
+            raise RemoteError(self._redacted(f"{url} can't be asked: {error}: check base_url")) from None
+        # Redacted before it is cut, which could leave the half of a secret that nobody recognises.
+        shown = self._redacted(body[:20_000].decode("utf-8", "replace"))[:200]
         if response.status in _RETRIED:
             raise _Busy(f"{url} answered {self.attempts} times HTTP {response.status}: {shown}")
-        if response.status != 200:
+        if not 200 <= response.status < 300:
             raise RemoteError(f"{url} answered HTTP {response.status}: {shown}; expected 200: check base_url")
         try:
             answer = json.loads(body)
@@ -133,6 +143,13 @@ class RemotePython:
             raise RemoteError(f"{url} answered {shown!r}; expected SandboxFusion's JSON: check base_url")
         return answer
 
+    @property
+    def _secrets(self) -> Secrets:
+        return Secrets.of(self.base_url)
+
+    def _redacted(self, text: str) -> str:
+        return redact(text, self._secrets)
+
     def _result(self, answer: dict[str, Any]) -> ToolResult:
         """
         Raises:
@@ -140,8 +157,10 @@ class RemotePython:
         """
         program = answer.get("run_result")
         if answer["status"] == "SandboxError" or not isinstance(program, dict) or program.get("status") == "Error":
-            raise RemoteError(f"the sandbox failed: {str(answer.get('message'))[:500]}")
+            raise RemoteError(f"the sandbox failed: {self._redacted(str(answer.get('message')))[:500]}")
         text = f"{program.get('stdout') or ''}{program.get('stderr') or ''}".rstrip()
+        # JSON can bring lone surrogates, which no tokenizer takes.
+        text = self._secrets.struck_from_content(text.encode("utf-8", "replace").decode())
         is_cut = len(text) > self.max_output_chars
         if is_cut:
             text = text[: self.max_output_chars] + "\n...(output cut)"

@@ -4,16 +4,24 @@
 `{"result": [[{"document": {"id": ..., "contents": "\\"Title\\"\\ntext"}, "score": 12.3}, ...], ...]}`; without scores
 the lists hold the documents themselves. `GET /health` answers `{"status": "ok"}` once the index is open.
 
-What is not covered: there is no key and no encryption. Listen on an address that only the training machines can reach.
+What is covered: queries of requests under way take turns, so a large batch keeps no single query waiting; a limit on
+connections, of which an idle one makes room for a new one; a limit on log lines of one kind. What is not covered: there
+is no key and no encryption. Listen on an address that only the training machines can reach.
 """
 
 import argparse
 import asyncio
+import json
+import logging
+import os
+import resource
 import sys
 from typing import Any
 
 from aiohttp import web
 
+from arpo_tools.connection_limit import ConnectionLimit
+from arpo_tools.log_limit import LogLimit
 from arpo_tools.search.corpus import CorpusError
 from arpo_tools.search.index import ENGINES, DamagedIndexError, Hit
 from arpo_tools.search.local import LocalBackend
@@ -24,18 +32,75 @@ _MOST_BODY_BYTES = 4 << 20
 _MOST_QUERIES = 1024
 _MOST_QUERY_CHARS = 4000
 _MOST_DOCUMENTS = 100
+_MOST_CONNECTIONS = 2048
+_BODY_SECONDS = 60.0
+"""For a request's body to arrive."""
+_REQUEST_SECONDS = 600.0
+_BACKLOG = 128
+_OTHER_FILES = 64
+"""Files of the process beside its connections."""
+_SEARCHES = min(4, os.cpu_count() or 1)
+"""At once; more would only wait for each other."""
 _BACKEND = web.AppKey("backend", LocalBackend)
 _TOP_K = web.AppKey("top_k", int)
+_LIMIT = web.AppKey("limit", ConnectionLimit)
+_TURNS = web.AppKey("turns", asyncio.Semaphore)
 
 
-def make_app(backend: LocalBackend, top_k: int = 3) -> web.Application:
-    """Return the application; `top_k` is for requests that name none."""
-    app = web.Application(client_max_size=_MOST_BODY_BYTES)
+def make_app(
+    backend: LocalBackend, top_k: int = 3, connections: int | None = None, idle_seconds: float = 60.0
+) -> web.Application:
+    """Return the application.
+
+    Args:
+        top_k: for requests that name none.
+        connections: at once, if the application is served by `start`; by default what the system's limit allows.
+        idle_seconds: after which a connection without a request is closed.
+    """
+    limit = ConnectionLimit(_most_connections() if connections is None else connections, idle_seconds, _REQUEST_SECONDS)
+    app = web.Application(client_max_size=_MOST_BODY_BYTES, middlewares=[limit.middleware()])
+    app.on_response_prepare.append(limit.finished)
+    app.cleanup_ctx.append(limit.sweep)
+    app[_LIMIT] = limit
     app[_BACKEND] = backend
     app[_TOP_K] = top_k
+    app[_TURNS] = asyncio.Semaphore(_SEARCHES)
     app.router.add_post("/retrieve", _retrieve)
     app.router.add_get("/health", _health)
     return app
+
+
+async def start(app: web.Application, host: str, port: int) -> web.AppRunner:
+    """Serve the application until the runner is cleaned up.
+
+    Raises:
+        OSError: the address can't be listened on.
+    """
+    runner = web.AppRunner(app, handle_signals=True, shutdown_timeout=5.0)
+    await runner.setup()
+    assert runner.server is not None
+    app[_LIMIT].attach(runner.server)
+    try:
+        await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner
+
+
+def _most_connections() -> int:
+    """Return how many connections fit into the process's files, after raising its limit as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_CONNECTIONS + _BACKLOG + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    # A whole backlog may be accepted before the first is closed.
+    return (
+        _MOST_CONNECTIONS
+        if soft == resource.RLIM_INFINITY
+        else max(1, min(_MOST_CONNECTIONS, soft - wanted + _MOST_CONNECTIONS))
+    )
 
 
 async def _health(request: web.Request) -> web.Response:
@@ -44,15 +109,43 @@ async def _health(request: web.Request) -> web.Response:
 
 async def _retrieve(request: web.Request) -> web.Response:
     try:
-        queries, top_k, has_scores = _question(await request.json(), request.app[_TOP_K])
-    except (ValueError, RecursionError) as error:
+        # Decoded here and not by aiohttp, which looks the charset up that the client names, whatever it is.
+        body = json.loads(await asyncio.wait_for(request.read(), _BODY_SECONDS))
+        queries, top_k, has_scores = _question(body, request.app[_TOP_K])
+    except asyncio.TimeoutError:
+        return web.json_response({"error": f"the body did not come within {_BODY_SECONDS:g} s"}, status=408)
+    except (ValueError, RecursionError, web.RequestPayloadError) as error:
         return web.json_response({"error": f"{error}"[:300]}, status=400)
-    backend = request.app[_BACKEND]
     try:
-        hits = await asyncio.gather(*(_hits(backend, query, top_k) for query in queries))
+        parts = await _answers(request.app, queries, top_k, has_scores)
     except SearchError as error:
         return web.json_response({"error": str(error)}, status=500)
-    return web.json_response({"result": [[_item(hit, has_scores) for hit in found] for found in hits]})
+    return web.Response(body=b'{"result": [' + b", ".join(parts) + b"]}", content_type="application/json")
+
+
+async def _answers(app: web.Application, queries: list[str], top_k: int, has_scores: bool) -> list[bytes]:
+    """Return the JSON of each query's list.
+
+    Raises:
+        SearchError: the index failed.
+    """
+    parts: list[bytes] = [b""] * len(queries)
+    left = iter(enumerate(queries))
+
+    async def work() -> None:
+        for number, query in left:
+            # First come, first served, and each request has few places in the line: requests take turns.
+            async with app[_TURNS]:
+                hits = await _hits(app[_BACKEND], query, top_k)
+            parts[number] = json.dumps([_item(hit, has_scores) for hit in hits]).encode()
+
+    workers = [asyncio.ensure_future(work()) for _ in range(min(_SEARCHES, len(queries)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+    return parts
 
 
 def _question(body: Any, usual_top_k: int) -> tuple[list[str], int, bool]:
@@ -104,8 +197,28 @@ def main(arguments: list[str] | None = None) -> int:
     except (CorpusError, DamagedIndexError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    web.run_app(make_app(backend, options.top_k), host=options.host, port=options.port)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogLimit())
+    try:
+        asyncio.run(_serve(make_app(backend, options.top_k), options.host, options.port))
+    except OSError as error:
+        print(
+            f"error: {options.host}:{options.port} can't be listened on ({error}): give another --port", file=sys.stderr
+        )
+        return 1
+    except (KeyboardInterrupt, web.GracefulExit):
+        pass
     return 0
+
+
+async def _serve(app: web.Application, host: str, port: int) -> None:
+    runner = await start(app, host, port)
+    print(f"serving on http://{host}:{port}", flush=True)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """An SQLite file that many processes share: opened once a process, checked, set aside when damaged.
 
 What is covered: processes that fork, are killed, or open the file at the same moment; files that are damaged, belong to
-another program, or lie on a network file system. What is not covered: a machine that loses its power may lose the last
-moments of a file with `synchronous="NORMAL"`, though not its consistency.
+another program or a later version, lie on a network file system, or can only be read. What is not covered: a machine
+that loses its power may lose the last moments of a file with `synchronous="NORMAL"`, though not its consistency; a copy
+of a file in use that lacks its `-wal` lacks the last answers, unless `journal="DELETE"`.
 """
 
 import asyncio
@@ -11,7 +12,9 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 import weakref
@@ -44,6 +47,10 @@ class Layout:
     """Four letters that tell our files from others, see SQLite's `PRAGMA application_id`."""
     schema: str
     """Statements that change nothing when they are run again."""
+    version: int = 1
+    """Of the schema, kept as `PRAGMA user_version`; a file of a later one is refused."""
+    journal: str = "WAL"
+    """`DELETE` keeps all that is committed in the one file, at the price of two more writes to the disk."""
     synchronous: str = "NORMAL"
     busy_seconds: float = 5.0
     """How long a call waits for another process's transaction."""
@@ -58,8 +65,7 @@ class SqliteFile:
         """Open the file, making it and its folder if need be.
 
         Args:
-            is_read_only: write nothing into the file; it must exist and is not checked. In a folder that can't be
-                written, what a killed writer left in the file's WAL is not seen.
+            is_read_only: write nothing into the file; it must exist and is not checked.
 
         Raises:
             ForeignFileError: see there.
@@ -67,8 +73,9 @@ class SqliteFile:
         """
         self.path = Path(path).absolute()
         self._layout = layout
-        self._is_read_only = is_read_only
+        self.is_read_only = is_read_only
         self._journal = "" if is_read_only else self._choose_journal()
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -150,7 +157,7 @@ class SqliteFile:
     def _choose_journal(self) -> str:
         kind = network_file_system(self.path.parent)
         if kind is None:
-            return "WAL"
+            return self._layout.journal
         logger.warning(
             "%s is on the network file system %s: using a rollback journal, which is slower and trusts the server's "
             "file locks; give a path on a local disk",
@@ -160,7 +167,7 @@ class SqliteFile:
         return "DELETE"
 
     def _open(self) -> sqlite3.Connection:
-        if self._is_read_only:
+        if self.is_read_only:
             return self._connect_for_reading()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(self.path):
@@ -181,11 +188,11 @@ class SqliteFile:
 
     def _connect_for_reading(self) -> sqlite3.Connection:
         # In a folder that can't be written there can be no writer either, and SQLite could not make the files that WAL
-        # needs.
-        mode = "mode=ro" if os.access(self.path.parent, os.W_OK) else "immutable=1"
-        connection = sqlite3.connect(
-            f"{self.path.as_uri()}?{mode}", uri=True, isolation_level=None, check_same_thread=False
-        )
+        # needs. What a killed writer has left in its WAL is seen in a copy.
+        path, mode = self.path, "mode=ro"
+        if not os.access(self.path.parent, os.W_OK):
+            path, mode = (self._copied(), "mode=ro") if self._has_wal() else (self.path, "immutable=1")
+        connection = sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, isolation_level=None, check_same_thread=False)
         try:
             self._identity = self._identity_of_path()
             if self._require_ours(connection):
@@ -194,6 +201,17 @@ class SqliteFile:
             connection.close()
             raise
         return connection
+
+    def _has_wal(self) -> bool:
+        wal = Path(f"{self.path}-wal")
+        return wal.exists() and wal.stat().st_size > 0
+
+    def _copied(self) -> Path:
+        """Return a copy of the file and its WAL in the temporary directory."""
+        self._copy = tempfile.TemporaryDirectory(prefix="arpo-sqlite-")
+        for companion in ("", "-wal"):
+            shutil.copy(f"{self.path}{companion}", self._copy.name)
+        return Path(self._copy.name, self.path.name)
 
     def _connect_if_sound(self) -> sqlite3.Connection | None:
         """Another process may have set the damaged file aside in the meantime."""
@@ -225,6 +243,8 @@ class SqliteFile:
             if is_new:
                 connection.execute(f"PRAGMA application_id={self._layout.application_id}")
             connection.executescript(self._layout.schema)
+            if connection.execute("PRAGMA user_version").fetchone()[0] != self._layout.version:
+                connection.execute(f"PRAGMA user_version={self._layout.version}")
             self._identity = self._identity_of_path()  # under the lock that setting aside takes, too
         except BaseException:
             connection.close()
@@ -240,7 +260,26 @@ class SqliteFile:
                 f"{self.path} is an SQLite file of another kind (application_id {application_id:#x}; expected "
                 f"{self._layout.application_id:#x}): give another path"
             )
+        [(version,)] = connection.execute("PRAGMA user_version").fetchall()
+        if version > self._layout.version or (tables and _has_other_columns(connection, self._layout.schema)):
+            raise ForeignFileError(
+                f"{self.path} was written by a later version of this package (schema {version}; expected at most "
+                f"{self._layout.version}): update the package or give another path"
+            )
         return not tables
+
+
+def _has_other_columns(connection: sqlite3.Connection, schema: str) -> bool:
+    """Tell whether a table of the schema has other columns in the file."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as expected:
+        expected.executescript(schema)
+        tables = [name for (name,) in expected.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = {table: _columns(connection, table) for table in tables}
+        return any(columns and columns != _columns(expected, table) for table, columns in found.items())
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")}
 
 
 _files: "weakref.WeakSet[SqliteFile]" = weakref.WeakSet()

@@ -7,6 +7,8 @@ from enum import Enum
 
 from omegaconf import DictConfig, OmegaConf
 
+from arpo_tools.redaction import redact
+
 UNSET = {
     "data.train_files": "~/data/rlhf/gsm8k/train.parquet",
     "actor_rollout_ref.model.path": "~/models/deepseek-llm-7b-chat",
@@ -33,7 +35,10 @@ class Finding:
     check: str
     status: Status
     text: str
-    """What was found; of a failure what was got, what was expected and what to change."""
+    """What was found; of a failure what was got, what was expected and what to change. Credentials are struck out."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", redact(self.text))
 
 
 def line_of(check: str, findings: list[Finding]) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from arpo_tools import PythonInterpreter, Tool, ToolResult, ToolStatus, open_python, open_search
+from arpo_tools.redaction import redact, without_credentials
 from arpo_tools.sandbox.plan import SandboxReport
 from arpo_tools.sandbox.probe import SandboxUnavailable
 from arpo_tools.search.open import AUTO, cache_folder
@@ -53,7 +54,7 @@ def _check_python(subject: Subject, label: str, options: dict[str, Any]) -> list
     if result.status is ToolStatus.OK and result.text == OUTPUT:
         finding = Finding(label, Status.OK, f"{PROGRAM} answered {OUTPUT} in {seconds:.2f} s")
     else:
-        problem = f"{PROGRAM} answered {result.text[:500]!r} ({result.status.value}); expected {OUTPUT}: "
+        problem = f"{PROGRAM} answered {redact(result.text)[:500]!r} ({result.status.value}); expected {OUTPUT}: "
         finding = Finding(label, Status.FAILED, problem + _python_fix(result.status, options))
     return [*_sandbox(report, options), finding]
 
@@ -66,7 +67,7 @@ async def _call_python(tool: Tool) -> tuple[ToolResult, SandboxReport | None, fl
 
 def _python_fix(status: ToolStatus, options: dict[str, Any]) -> str:
     if "base_url" in options:
-        return f"start the server or correct base_url={options['base_url']!r}"
+        return f"start the server or correct base_url={without_credentials(str(options['base_url']))!r}"
     if status in (ToolStatus.TIMEOUT, ToolStatus.LIMIT, ToolStatus.MODEL_ERROR):
         return "raise timeout_seconds, cpu_seconds or memory_mb in the tool list"
     return "repair what the text names"
@@ -75,7 +76,13 @@ def _python_fix(status: ToolStatus, options: dict[str, Any]) -> str:
 def _sandbox(report: SandboxReport | None, options: dict[str, Any]) -> list[Finding]:
     """Return the level; bubblewrap is an extra layer and no reason to warn."""
     if report is None:
-        return [Finding("sandbox", Status.OK, f"programs run on {options['base_url']}, which walls them in")]
+        return [
+            Finding(
+                "sandbox",
+                Status.OK,
+                f"programs run on {without_credentials(str(options['base_url']))}, which walls them in",
+            )
+        ]
     isolation = options.get("isolation", "auto")
     found = f"{report.level} (isolation={isolation})"
     if isolation == "limits":
@@ -104,7 +111,8 @@ def _check_search(subject: Subject, label: str, options: dict[str, Any]) -> list
     variable = KEYS.get(backend, (None, None))[1]
     if variable and not subject.options.may_pay:
         return [Finding(label, Status.SKIPPED, f"{variable} is set; not called because of --no-paid-calls")]
-    finding = _ask(subject, label, tool, QUERY, options.get("base_url", "the service"))
+    where = without_credentials(str(options.get("base_url", "the service")))
+    finding = _ask(subject, label, tool, QUERY, where)
     cost = "at most one paid call" if finding.status is Status.FAILED else "one paid call"
     return [Finding(label, finding.status, f"{finding.text}; {cost}" if variable else finding.text)]
 
@@ -145,7 +153,7 @@ def _check_browser(subject: Subject, label: str, options: dict[str, Any]) -> lis
     if result.status in (ToolStatus.OK, ToolStatus.EMPTY):
         return [Finding(label, Status.OK, f"{url} has {len(result.text)} characters, read in {seconds:.2f} s")]
     advice = "expected a page: see whether this machine reaches it, without a proxy, or give another address"
-    text = f"{url}: {result.text.removeprefix('Error: ')[:500]} ({result.status.value}); {advice}"
+    text = f"{url}: {redact(result.text).removeprefix('Error: ')[:500]} ({result.status.value}); {advice}"
     return [Finding(label, Status.FAILED, text)]
 
 

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import stamina
 
-from arpo_tools.search.http import retry_after, without_credentials
+from arpo_tools.redaction import without_credentials
+from arpo_tools.search.http import retry_after
 
 FOR_ONE = frozenset({400, 413, 422})
 """Statuses that are about the one request; each other refusal would meet all requests."""

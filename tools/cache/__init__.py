@@ -55,7 +55,7 @@ class CacheKey:
 
     @classmethod
     def of(cls, backend: str, query: str, parameters: Mapping[str, str]) -> "CacheKey":
-        """Make the key of a search; queries that differ in case, width or spaces have one key."""
+        """Make the key of a search; queries that a search engine takes for the same have one key."""
         return cls(backend, normalise_query(query), json.dumps(dict(parameters), sort_keys=True))
 
 
@@ -74,6 +74,8 @@ class SearchCache:
     def __init__(self, path: str | Path, empty_seconds: float = 3600.0, is_read_only: bool = False) -> None:
         """Open the file, making it and its folder if need be. A file that can't be opened is logged, not raised.
 
+        One that may only be read gives its answers and takes no new ones.
+
         Args:
             empty_seconds: how long an answer without results is believed.
             is_read_only: nothing is written, and a file that can't be opened is an error.
@@ -89,12 +91,28 @@ class SearchCache:
         self._file: SqliteFile | None = None
         self._queue: SqliteQueue | None = None
         try:
-            self._file = SqliteFile(self.path, _LAYOUT, is_read_only)
+            self._file = self._opened(is_read_only)
             self._queue = SqliteQueue(self._file)
         except (OSError, sqlite3.Error) as error:
             if is_read_only:
                 raise
             logger.error("search cache %s can't be opened (%s): every call goes to its service", self.path, error)
+
+    def _opened(self, is_read_only: bool) -> SqliteFile:
+        """
+        Raises:
+            ForeignFileError, OSError, sqlite3.Error: the file can't be opened.
+        """
+        if is_read_only:
+            return SqliteFile(self.path, _LAYOUT, is_read_only=True)
+        try:
+            return SqliteFile(self.path, _LAYOUT)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not self.path.is_file():
+                raise
+            file = SqliteFile(self.path, _LAYOUT, is_read_only=True)
+            logger.warning("search cache %s can only be read (%s): new answers are not kept", self.path, error)
+            return file
 
     @property
     def is_on(self) -> bool:
@@ -127,6 +145,8 @@ class SearchCache:
 
     async def put(self, key: CacheKey, passages: Sequence[Passage]) -> None:
         """Store an answer. When this returns, the answer survives the death of the process."""
+        if self._file is None or self._file.is_read_only:
+            return
         row = _row(Entry(key, list(passages), time.time()))
         await self._ask(lambda connection: connection.execute(_INSERT, row), is_write=True)
 
@@ -151,6 +171,9 @@ class SearchCache:
         Raises:
             OSError, sqlite3.Error: nothing was stored.
         """
+        file = self.require_file()
+        if file.is_read_only:
+            raise PermissionError(f"{self.path} can only be read: make it and its folder writable")
         rows = [_row(entry) for entry in entries]
 
         def insert(connection: sqlite3.Connection) -> None:
@@ -158,11 +181,12 @@ class SearchCache:
             try:
                 connection.executemany(_INSERT, rows)
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # a full disk ends it by itself
+                    connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
 
-        self.require_file().run(insert)
+        file.run(insert)
         return len(rows)
 
     def entries(self) -> Iterator[Entry]:
@@ -235,8 +259,13 @@ def _entry(row: tuple[str, str, str, str, float]) -> Entry | None:
 def passages_to_json(passages: Iterable[Passage]) -> str:
     """Return passages as JSON, in ASCII because SQLite takes no lone surrogates; empty fields are left out."""
     # Not `dataclasses.asdict`, which takes longer than SQLite.
-    fields = [{name: value for name, value in vars(passage).items() if value not in ("", None)} for passage in passages]
-    return json.dumps(fields)
+    return json.dumps(
+        [{name: value for name, value in vars(one).items() if not _is_left_out(value)} for one in passages]
+    )
+
+
+def _is_left_out(value: object) -> bool:
+    return value is None or value is False or value == ""
 
 
 def passages_from_json(value: object) -> list[Passage]:

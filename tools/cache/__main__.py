@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sqlite3
 import sys
 import time
 from collections import Counter
@@ -10,10 +11,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from arpo_tools.cache import ANY_PARAMETERS, CacheKey, Entry, SearchCache, passages_from_json, passages_to_json
+from arpo_tools.redaction import redact
 from arpo_tools.search.passage import Passage, normalise_query
 
 _PAGE = re.compile(r"^Page \d+: ", re.MULTILINE)
 # What the released search tool stores for a failed search, beside a genuine lack of results.
+_CACHED = ("retrieval_server", "brightdata", "serper", "tavily", "brave", "searxng")
+"""The back-ends that look into a cache."""
 _NO_ANSWER = ("", "No search results found.", "None")
 
 
@@ -93,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command != "import" and not options.cache.is_file():
             raise ValueError(f"{options.cache} is not a file: give the cache's path as --cache")
-        cache = SearchCache(options.cache)
+        cache = SearchCache(options.cache, is_read_only=options.command != "import")
         if options.command == "import":
             entries = list(read_entries(options.file, options.backend))
             answers = [entry for entry in entries if entry is not None]
@@ -102,8 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{write_entries(cache.entries(), options.out)} answers exported", file=sys.stderr)
         else:
             print(statistics(cache))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, sqlite3.Error) as error:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
         return 1
     return 0
 
@@ -113,7 +117,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="add the answers of a file")
     importing.add_argument("file", type=Path, help="the released search_cache.json, or a .jsonl of `export`")
-    importing.add_argument("--backend", default="brightdata", help="whose answers they are (default: %(default)s)")
+    importing.add_argument(
+        "--backend", choices=_CACHED, default="brightdata", help="whose answers they are (default: %(default)s)"
+    )
     exporting = commands.add_parser("export", help="write all answers as JSONL")
     exporting.add_argument("--out", type=Path, help="default: standard output")
     for command in (importing, exporting, commands.add_parser("stats", help="answers by back-end")):

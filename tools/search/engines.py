@@ -7,11 +7,12 @@ decoded answer. An answer of another shape is an error, never an empty result.
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from arpo_tools.search.http import JsonClient, Request, Service
+from arpo_tools.redaction import Secrets, redact, without_credentials
+from arpo_tools.search.http import JsonClient, Request, Service, url_at
 from arpo_tools.search.passage import Passage, SearchError
 from arpo_tools.tool import ToolStatus
 
@@ -56,14 +57,32 @@ class HttpBackend:
 
     async def search(self, query: str, top_k: int) -> list[Passage]:
         answer = await self._client.fetch(self._engine.request(query, top_k))
-        return self._engine.passages(answer)[:top_k]
+        secrets = self._engine.service.secrets
+        return [_without_secrets(passage, secrets) for passage in self._engine.passages(answer)[:top_k]]
 
 
-def _key_service(
-    name: str, variable: str, key: str, account: str, more_refusals: frozenset[int] = frozenset()
-) -> Service:
-    fix = f"check the key in the environment variable {variable} and the credit of its account at {account}"
-    return Service(name, key, fix, more_refusals)
+def _without_secrets(passage: Passage, secrets: Secrets) -> Passage:
+    """Return a passage as it may be shown and kept: a server may build its documents' URLs from the request's."""
+    strike = secrets.struck_from_content
+    return replace(
+        passage,
+        snippet=strike(passage.snippet),
+        title=strike(passage.title),
+        url=redact(strike(passage.url)),
+        text=passage.text and strike(passage.text),
+    )
+
+
+@dataclass(frozen=True)
+class _Account:
+    """Where a paid service's key comes from and is looked after."""
+
+    variable: str
+    site: str
+
+    def service(self, name: str, key: str, base_url: str, more_refusals: frozenset[int] = frozenset()) -> Service:
+        fix = f"check the key in the environment variable {self.variable} and the credit of its account at {self.site}"
+        return Service(name, Secrets.of(base_url, [key]), fix, more_refusals)
 
 
 def _entries(service: Service, answer: Any, *path: str, is_absent_empty: bool = False) -> list[Mapping[str, Any]]:
@@ -74,10 +93,13 @@ def _entries(service: Service, answer: Any, *path: str, is_absent_empty: bool = 
             return []
         found = found.get(key) if isinstance(found, Mapping) else None
     if not isinstance(found, list):
-        shown = str(answer).replace(service.secret or "\0", "***")[:200]
-        message = f"{service.name}: expected a list at {'.'.join(path)} in the answer, got {shown!r}"
-        raise SearchError(message, ToolStatus.INFRASTRUCTURE_ERROR)
+        raise _wrong_shape(service, f"expected a list at {'.'.join(path)} in the answer", answer)
     return [entry for entry in found if isinstance(entry, Mapping)]
+
+
+def _wrong_shape(service: Service, expected: str, answer: Any) -> SearchError:
+    shown = redact(str(answer)[:20_000], service.secrets)[:200]  # before the cut, which could halve a secret
+    return SearchError(f"{service.name}: {expected}, got {shown!r}", ToolStatus.INFRASTRUCTURE_ERROR)
 
 
 def _text(entry: Mapping[str, Any], key: str) -> str:
@@ -100,7 +122,7 @@ class Serper:
     """Google through serper.dev; `SERPER_API_KEY`."""
 
     key: str = field(repr=False)
-    base_url: str = "https://google.serper.dev"
+    base_url: str = field(default="https://google.serper.dev", repr=False)
     country: str = "us"
     language: str = "en"
     is_paid = True
@@ -108,7 +130,7 @@ class Serper:
 
     @property
     def service(self) -> Service:
-        return _key_service("serper", "SERPER_API_KEY", self.key, "serper.dev")
+        return _Account("SERPER_API_KEY", "serper.dev").service("serper", self.key, self.base_url)
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -116,7 +138,7 @@ class Serper:
 
     def request(self, query: str, top_k: int) -> Request:
         body = {"q": query, "num": top_k, "gl": self.country, "hl": self.language}
-        return Request("POST", f"{self.base_url}/search", {"X-API-KEY": self.key}, json=body)
+        return Request("POST", url_at(self.base_url, "/search"), {"X-API-KEY": self.key}, json=body)
 
     def passages(self, answer: Any) -> list[Passage]:
         return _passages(_entries(self.service, answer, "organic"), "link", "snippet")
@@ -127,7 +149,7 @@ class Tavily:
     """tavily.com; `TAVILY_API_KEY`. `depth="advanced"` costs twice as much."""
 
     key: str = field(repr=False)
-    base_url: str = "https://api.tavily.com"
+    base_url: str = field(default="https://api.tavily.com", repr=False)
     depth: str = "basic"
     is_paid = True
     usual_top_k = 5
@@ -135,7 +157,8 @@ class Tavily:
     @property
     def service(self) -> Service:
         # 432 and 433: the plan's and the pay-as-you-go limit.
-        return _key_service("tavily", "TAVILY_API_KEY", self.key, "app.tavily.com", frozenset({432, 433}))
+        account = _Account("TAVILY_API_KEY", "app.tavily.com")
+        return account.service("tavily", self.key, self.base_url, frozenset({432, 433}))
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -143,7 +166,7 @@ class Tavily:
 
     def request(self, query: str, top_k: int) -> Request:
         body = {"query": query[:_MOST_CHARS], "max_results": min(top_k, 20), "search_depth": self.depth}
-        return Request("POST", f"{self.base_url}/search", {"Authorization": f"Bearer {self.key}"}, json=body)
+        return Request("POST", url_at(self.base_url, "/search"), {"Authorization": f"Bearer {self.key}"}, json=body)
 
     def passages(self, answer: Any) -> list[Passage]:
         entries = _entries(self.service, answer, "results")
@@ -168,7 +191,7 @@ class Brave:
     """search.brave.com's API; `BRAVE_API_KEY`. At most 20 results; a query is cut to 400 characters and 50 words."""
 
     key: str = field(repr=False)
-    base_url: str = "https://api.search.brave.com"
+    base_url: str = field(default="https://api.search.brave.com", repr=False)
     country: str = "us"
     language: str = "en"
     is_paid = True
@@ -176,7 +199,8 @@ class Brave:
 
     @property
     def service(self) -> Service:
-        return _key_service("brave", "BRAVE_API_KEY", self.key, "api-dashboard.search.brave.com")
+        account = _Account("BRAVE_API_KEY", "api-dashboard.search.brave.com")
+        return account.service("brave", self.key, self.base_url)
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -185,7 +209,7 @@ class Brave:
     def request(self, query: str, top_k: int) -> Request:
         query = " ".join(query.split()[:50])[:_MOST_CHARS]
         params = {"q": query, "count": str(min(top_k, 20)), "country": self.country, "search_lang": self.language}
-        url = f"{self.base_url}/res/v1/web/search"
+        url = url_at(self.base_url, "/res/v1/web/search")
         return Request("GET", url, {"X-Subscription-Token": self.key}, params | {"text_decorations": "false"})
 
     def passages(self, answer: Any) -> list[Passage]:
@@ -206,7 +230,7 @@ class BrightData:
 
     key: str = field(repr=False)
     zone: str
-    base_url: str = "https://api.brightdata.com"
+    base_url: str = field(default="https://api.brightdata.com", repr=False)
     engine: str = "google"
     country: str = "us"
     language: str = "en"
@@ -219,8 +243,9 @@ class BrightData:
 
     @property
     def service(self) -> Service:
-        service = _key_service("brightdata", "BRIGHTDATA_API_KEY", self.key, "brightdata.com/cp")
-        return Service(service.name, self.key, f"{service.fix}, and that its zone {self.zone!r} is a SERP zone")
+        account = _Account("BRIGHTDATA_API_KEY", "brightdata.com/cp")
+        service = account.service("brightdata", self.key, self.base_url)
+        return replace(service, fix=f"{service.fix}, and that its zone {self.zone!r} is a SERP zone")
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -233,7 +258,7 @@ class BrightData:
             params = {"q": query[:_MOST_CHARS], "count": str(top_k), "mkt": f"{self.language}-{self.country.upper()}"}
         url = f"https://www.{self.engine}.com/search?{urlencode({**params, 'brd_json': '1'})}"
         body = {"zone": self.zone, "url": url, "format": "raw"}
-        return Request("POST", f"{self.base_url}/request", {"Authorization": f"Bearer {self.key}"}, json=body)
+        return Request("POST", url_at(self.base_url, "/request"), {"Authorization": f"Bearer {self.key}"}, json=body)
 
     def passages(self, answer: Any) -> list[Passage]:
         # `organic` is left out when there are no results; `general` describes every parsed page.
@@ -245,22 +270,24 @@ class BrightData:
 class SearXNG:
     """A SearXNG instance of one's own: no key, no cost."""
 
-    base_url: str
+    base_url: str = field(repr=False)
     language: str = "en"
     is_paid = False
     usual_top_k = 10
 
     @property
     def service(self) -> Service:
-        return Service("searxng", fix=f"add `json` to search.formats in the settings.yml of {self.base_url}")
+        shown = without_credentials(self.base_url)
+        fix = f"add `json` to search.formats in the settings.yml of {shown}"
+        return Service("searxng", Secrets.of(self.base_url), fix)
 
     @property
     def parameters(self) -> dict[str, str]:
-        return {"base_url": self.base_url, "language": self.language}
+        return {"base_url": without_credentials(self.base_url), "language": self.language}
 
     def request(self, query: str, top_k: int) -> Request:
         params = {"q": query[:_MOST_CHARS], "format": "json", "language": self.language}
-        return Request("GET", f"{self.base_url}/search", params=params)
+        return Request("GET", url_at(self.base_url, "/search"), params=params)
 
     def passages(self, answer: Any) -> list[Passage]:
         return _passages(_entries(self.service, answer, "results"), "url", "content")
@@ -270,40 +297,39 @@ class SearXNG:
 class RetrievalServer:
     """A server that speaks Search-R1's `/retrieve`, such as `python -m arpo_tools.retrieval_server`."""
 
-    base_url: str
+    base_url: str = field(repr=False)
     is_paid = False
     usual_top_k = 3
 
     @property
     def service(self) -> Service:
-        return Service("retrieval_server", fix=f"check that {self.base_url} is a retrieval server open to this machine")
+        fix = f"check that {without_credentials(self.base_url)} is a retrieval server open to this machine"
+        return Service("retrieval_server", Secrets.of(self.base_url), fix)
 
     @property
     def parameters(self) -> dict[str, str]:
-        return {"base_url": self.base_url}
+        return {"server": without_credentials(self.base_url)}
 
     def request(self, query: str, top_k: int) -> Request:
         body = {"queries": [query], "topk": top_k, "return_scores": True}
-        return Request("POST", f"{self.base_url}/retrieve", json=body)
+        return Request("POST", url_at(self.base_url, "/retrieve"), json=body)
 
     def passages(self, answer: Any) -> list[Passage]:
         results = answer.get("result") if isinstance(answer, Mapping) else None
         if not isinstance(results, list) or len(results) != 1 or not isinstance(results[0], list):
-            raise SearchError(
-                f"retrieval_server: expected one list of results for one query, got {str(answer)[:200]!r}",
-                ToolStatus.INFRASTRUCTURE_ERROR,
-            )
+            raise _wrong_shape(self.service, "expected one list of results for one query", answer)
         return [_retrieved(item) for item in results[0] if isinstance(item, Mapping)]
 
 
 def _retrieved(item: Mapping[str, Any]) -> Passage:
     """Return the passage of `{"document": {"contents": '"Title"\\ntext'}, "score": ...}` or of the bare document."""
     document = item["document"] if isinstance(item.get("document"), Mapping) else item
-    contents = _text(document, "contents")
+    contents = _text(document, "contents") or _text(document, "text")
     first, _, rest = contents.partition("\n")
     is_titled = len(first) > 1 and first.startswith('"') and first.endswith('"') and bool(rest)
     title = first[1:-1] if is_titled else _text(document, "title")
-    return Passage(rest if is_titled else contents, title, _text(document, "url"), None, _number(item.get("score")))
+    score = _number(item.get("score"))
+    return Passage(rest if is_titled else contents, title, _text(document, "url"), None, score, is_document=True)
 
 
 KEYS: dict[str, tuple[Callable[..., Engine], str | None]] = {

@@ -8,18 +8,19 @@ another host. Proxies come from the environment's `HTTPS_PROXY` and its kin.
 import asyncio
 import json
 import random
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
 import stamina
 
 from arpo_tools.call_limits import CallLimits
 from arpo_tools.loop_local import LoopLocal
+from arpo_tools.redaction import Secrets, redact
 from arpo_tools.search.passage import SearchError
 from arpo_tools.tool import ToolStatus
 
@@ -46,8 +47,8 @@ class Service:
     """Who is called, in the words of error messages."""
 
     name: str
-    secret: str = field(default="", repr=False)
-    """The key, so that it can be struck out of what the service answers."""
+    secrets: Secrets = field(default_factory=Secrets)
+    """The key and what the URL holds, so that they can be struck out of what the service answers."""
     fix: str = "check its configuration"
     """What a human must do when the service refuses."""
     more_refusals: frozenset[int] = frozenset()
@@ -79,7 +80,7 @@ class JsonClient:
         self._sessions: LoopLocal[aiohttp.ClientSession] = LoopLocal(_new_session, aiohttp.ClientSession.close)
 
     async def fetch(self, request: Request) -> Any:
-        """Return the decoded JSON of a 200 answer.
+        """Return the decoded JSON of an answer with a status from 200 to 299.
 
         Raises:
             SearchError: there is none.
@@ -143,6 +144,8 @@ class JsonClient:
             raise self._broken(error) from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._broken(error) from None
+        except ValueError as error:  # a URL or header that can't be sent, which the library would show whole
+            raise self._error(f"the request can't be sent: {error}: check its configuration") from None
         # Answers tend to come together: everything else may go on before they are all decoded.
         await asyncio.sleep(0)
         return self._decoded(response, body)
@@ -165,7 +168,7 @@ class JsonClient:
                 is_transient=True,
                 retry_after_seconds=retry_after(response.headers.get("Retry-After")),
             )
-        if status != 200:
+        if not 200 <= status < 300:
             raise self._error(f"HTTP {status}: {self._shown(body)}")
         if len(body) > _MOST_BYTES:
             raise self._error(f"an answer of more than {_MOST_BYTES >> 20} MB")
@@ -179,18 +182,16 @@ class JsonClient:
         return self._error(f"no answer within {seconds:.3g} s", is_transient=is_transient)
 
     def _broken(self, error: Exception) -> SearchError:
-        return self._error(f"no whole answer: {self._struck(str(error) or type(error).__name__)}", is_transient=True)
+        return self._error(f"no whole answer: {str(error) or type(error).__name__}", is_transient=True)
 
     def _error(
         self, text: str, status: ToolStatus = ToolStatus.INFRASTRUCTURE_ERROR, is_transient: bool = False
     ) -> SearchError:
-        return SearchError(f"{self._service.name}: {text}", status, is_transient)
+        return SearchError(redact(f"{self._service.name}: {text}", self._service.secrets), status, is_transient)
 
     def _shown(self, body: bytes) -> str:
-        return repr(self._struck(body[:2000].decode("utf-8", "replace"))[:200])
-
-    def _struck(self, text: str) -> str:
-        return text.replace(self._service.secret, "***") if self._service.secret else text
+        # Redacted before it is cut, which could leave the half of a secret that nobody recognises.
+        return repr(redact(body[:20_000].decode("utf-8", "replace"), self._service.secrets)[:200])
 
 
 def _new_session() -> aiohttp.ClientSession:
@@ -214,9 +215,10 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def without_credentials(url: str) -> str:
-    """Return a URL as it may be shown: without user name and password."""
-    return re.sub(r"//[^/]*@", "//", url, count=1)
+def url_at(base_url: str, path: str) -> str:
+    """Return the URL of a path below a base URL, whose query, if it has one, stays the query."""
+    parts = urlsplit(base_url)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") + path, parts.query, ""))
 
 
 def retry_after(header: str | None) -> float | None:

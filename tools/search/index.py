@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Protocol
 from arpo_tools.search.corpus import CorpusError, Document, require_corpus
 
 ENGINES = ("auto", "bm25s", "fts5")
-_FORMAT = 2
+_FORMAT = 3
 """Part of the index's name: raise it when words, ranking or files change, and old indexes are rebuilt."""
 
 
@@ -101,26 +102,26 @@ def _place(corpus: Path, engine: str, build: Callable[[Path, Path], None]) -> Pa
     """Return the path of an index that is up to date with the corpus."""
     beside, apart = _places(corpus, engine)
     for index in (beside, apart):
-        if index.exists():
+        if index.exists() and (index == apart or os.access(index, os.R_OK)):
             if index == apart and index.stat().st_uid != os.getuid():
                 raise CorpusError(
                     f"{str(index)!r} belongs to another user: remove it or set TMPDIR to a folder of yours"
                 )
+            _share_as(corpus, index, is_private=index == apart)
             return index
         if os.access(index.parent, os.W_OK):
-            _build(corpus, index, build)
+            _build(corpus, index, build, is_private=index == apart)
             return index
     raise CorpusError(f"no place for the index of {str(corpus)!r}: make its folder or the temporary directory writable")
 
 
-def _build(corpus: Path, index: Path, build: Callable[[Path, Path], None]) -> None:
+def _build(corpus: Path, index: Path, build: Callable[[Path, Path], None], is_private: bool) -> None:
     """Build in a folder beside the target and rename, so that other processes see the whole index or none."""
     workshop = Path(tempfile.mkdtemp(dir=index.parent, prefix=f"{index.name}."))
     try:
         unfinished = workshop / "index"
         build(corpus, unfinished)
-        for path in (unfinished, *unfinished.glob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # other users' runs may share the corpus
+        _share_as(corpus, unfinished, is_private)
         try:
             os.replace(unfinished, index)
         except OSError:
@@ -131,6 +132,32 @@ def _build(corpus: Path, index: Path, build: Callable[[Path, Path], None]) -> No
                 _remove(outdated)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _share_as(corpus: Path, index: Path, is_private: bool) -> None:
+    """Let those read the index who may read the corpus, whose texts it holds, and nobody else.
+
+    Args:
+        is_private: the index lies in the temporary directory, where only its owner looks for it.
+    """
+    state = corpus.stat()
+    owner = state.st_uid if os.geteuid() == 0 and not is_private else -1
+    # A folder first, so that nobody gets in meanwhile.
+    for path in (index, *index.glob("*")) if index.is_dir() else (index,):
+        found = path.stat()
+        if not is_private and (found.st_gid != state.st_gid or owner not in (-1, found.st_uid)):
+            with contextlib.suppress(OSError):
+                os.chown(path, owner, state.st_gid)
+        mode = 0o600 if is_private else 0o600 | (state.st_mode & _readers(path, state))
+        mode |= (mode & 0o444) >> 2 if path.is_dir() else 0
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            with contextlib.suppress(OSError):  # another user's index, or a file system that can't be written
+                path.chmod(mode)
+
+
+def _readers(path: Path, corpus: os.stat_result) -> int:
+    """Return the rights to read that a file of the index may share with the corpus: not those of another group."""
+    return 0o444 if path.stat().st_gid == corpus.st_gid else 0o404
 
 
 def _remove(index: Path) -> None:

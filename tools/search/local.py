@@ -29,7 +29,7 @@ class LocalBackend:
 
     async def search(self, query: str, top_k: int) -> list[Passage]:
         return [
-            Passage(hit.document.contents, hit.document.title, hit.document.url, score=hit.score)
+            Passage(hit.document.contents, hit.document.title, hit.document.url, None, hit.score, is_document=True)
             for hit in await self.hits(query, top_k)
         ]
 

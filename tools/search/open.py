@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from arpo_tools.cache import SearchCache
 from arpo_tools.call_limits import CallLimits, Limits
+from arpo_tools.redaction import is_web_url, without_credentials
 from arpo_tools.search.local import LocalBackend
 from arpo_tools.search.passage import Backend
 from arpo_tools.search.replay import ReplayBackend
@@ -100,6 +102,8 @@ def _engine(backend: str, options: dict[str, Any], http: HttpOptions) -> Backend
     if "base_url" in options:
         options["base_url"] = _base_url(backend, str(options["base_url"]))
     engine = _made(make, backend, {"key": _key(backend, variable), **options} if variable else options)
+    if "Authorization" in engine.request("", 1).headers and "@" in urlsplit(engine.base_url).netloc:
+        raise ValueError(f"{backend}: base_url holds a user name beside the key in ${variable}; remove it")
     if http.max_paid_calls is not None and not engine.is_paid:
         raise ValueError(f"max_paid_calls: {backend} is not paid for: remove the option")
     patience = Patience(http.attempt_seconds, http.total_seconds, http.attempts)
@@ -129,8 +133,9 @@ def _key(backend: str, variable: str) -> str:
 
 
 def _base_url(backend: str, url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError(f"{backend}: base_url={url!r}; expected http://host:port or https://host")
+    if not is_web_url(url):
+        shown = without_credentials(url)
+        raise ValueError(f"{backend}: base_url={shown!r}; expected http://host:port or https://host: correct it")
     return url.rstrip("/")
 
 

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from arpo_tools.tool import ToolStatus
 
+_OPERATOR = re.compile(r"\(?(?:OR|AND|NOT|NEAR|AROUND\(\d+\))\)?")
+"""The words that search engines take for operators where they are written in capitals."""
 _NOT_TEXT = re.compile(r"[\s\x00-\x1f\x7f-\x9f]+")
 
 
@@ -21,6 +23,9 @@ class Passage:
     """The whole document, where the back-end returns it."""
     score: float | None = None
     """In the back-end's own unit; comparable within one answer only."""
+    is_document: bool = False
+    """The snippet is a document of a corpus, which can't be understood without its title. A web engine's snippet is
+    shown by itself, as in the released code."""
 
 
 class SearchError(Exception):
@@ -65,5 +70,19 @@ def clean_query(text: str, most_chars: int) -> str:
 
 
 def normalise_query(text: str) -> str:
-    """Return what two queries share when they are the same for a search engine: width variants, case and spaces go."""
-    return " ".join(unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode()).casefold().split())
+    """Return what two queries share when they are the same for a search engine: case, spaces and width variants go.
+
+    Everything else stays: 10⁵ is not 105, ½ not 12, ① not 1, ﬁ not fi, ß not ss; a full-width quote is no operator, and
+    OR between other words is one.
+    """
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", "".join(map(_common_width, text)))
+    return " ".join(word if _OPERATOR.fullmatch(word) else word.lower() for word in text.split())
+
+
+def _common_width(letter: str) -> str:
+    """Return the usual form of a full-width or half-width letter or digit."""
+    kind, _, code = unicodedata.decomposition(letter).partition(" ")
+    is_letter = unicodedata.category(letter)[0] in "LNM"
+    return chr(int(code, 16)) if kind in ("<wide>", "<narrow>") and is_letter else letter

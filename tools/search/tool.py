@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from arpo_tools.cache import CacheKey, SearchCache
 from arpo_tools.loop_local import LoopLocal
+from arpo_tools.redaction import log_failure
 from arpo_tools.search.passage import Backend, Passage, SearchError, clean_query
 from arpo_tools.tool import ToolResult, ToolStatus
 
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_QUERY_CHARS = 1000
 """More than any search engine reads; what follows is cut."""
+_MOST_TITLE_CHARS = 200
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,25 @@ class Display:
             )
 
     def text_of(self, passages: Sequence[Passage]) -> str:
-        """Return one `Page i: ...` a passage, which is the format of the released ARPO code."""
+        """Return one `Page i: ...` a passage, the format of the released ARPO code; a document's title comes first."""
         text = "\n".join(f"Page {rank}: {self._line(passage)}" for rank, passage in enumerate(passages, start=1))
         return text.encode("utf-8", "replace").decode()  # JSON can bring lone surrogates, which no tokenizer takes
 
     def _line(self, passage: Passage) -> str:
         shown = passage.snippet[: self.max_passage_chars]
-        if not self.show_urls:
-            return shown
-        return f"{passage.title[:200]} ({passage.url[:500]})\n{shown}"
+        title = " ".join(passage.title.split())[:_MOST_TITLE_CHARS]
+        if self.show_urls:
+            return f"{title} ({passage.url[:500]})\n{shown}"
+        if passage.is_document and title and not _begins_with(passage.snippet, title):
+            return f"(Title: {title}) {shown}"  # Search-R1's and verl's words
+        return shown
+
+
+def _begins_with(snippet: str, title: str) -> bool:
+    """Tell whether a passage names its title itself, as in `Paris is the capital` and `"Paris"` on a line before it."""
+    beginning = " ".join(snippet[: 2 * _MOST_TITLE_CHARS].split()).lstrip("\"'“«").casefold()
+    rest = beginning.removeprefix(title.casefold())
+    return len(rest) < len(beginning) and not rest[:1].isalnum()
 
 
 class SearchTool:
@@ -80,7 +92,7 @@ class SearchTool:
             return ToolResult(f"Error: {error}", error.status)
         except Exception as error:
             # Where the tool meets the world: whatever a server makes a parser raise must not reach the rollout.
-            logger.exception("search back-end %r failed", self.backend.name)
+            log_failure(logger, f"search back-end {self.backend.name!r} failed")
             return ToolResult(f"Error: the search failed: {type(error).__name__}", ToolStatus.INFRASTRUCTURE_ERROR)
         if not passages:
             return ToolResult(f"No results for: {query[:200]}", ToolStatus.EMPTY)
