@@ -10,7 +10,7 @@ import pyarrow.parquet
 
 from arpo_verl.evaluation.records import DataFile
 from arpo_verl.evaluation.runner import Prompt
-from arpo_verl.reward.answer import accepted_answers
+from arpo_verl.reward.accepted import accepted_answers
 
 _NOT_SPLIT_BY = ("id", "index", "split")
 """Keys of `extra_info` that tell rows apart or are the same in all of them."""
