@@ -51,10 +51,9 @@ def open_source(name: str, split: str, config: str | None) -> Source:
     """
     path = Path(name)
     if path.is_file():
-        reader = _READERS.get(path.suffix)
-        if reader is None:
+        if path.suffix not in _READERS:
             raise ValueError(f"{name}: got the suffix {path.suffix!r}; expected one of {', '.join(_READERS)}")
-        return Source(path.name, lambda: reader(path))
+        return Source(path.name, lambda: file_rows(path))
     if path.is_dir():
         raise ValueError(f"{name} is a folder; expected one of the files in it")
     if path.suffix in _READERS or not _HUB_ID.fullmatch(name):
@@ -129,6 +128,15 @@ _READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {
     ".json": _json_rows,
     ".csv": _csv_rows,
 }
+
+
+def file_rows(path: Path) -> Iterator[NumberedRow]:
+    """Yield the rows of a file whose suffix is one of `_READERS`.
+
+    Raises:
+        ValueError, OSError: the file as a whole is bad.
+    """
+    yield from _READERS[path.suffix](path)
 
 
 def _check_hub(hub_id: str) -> None:

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from arpo_verl.data.checks import RowNeeds
+from arpo_verl.data.rows import READABLE, check_file
 from arpo_verl.evaluation.completions import (
     CompletionServer,
     Endpoint,
@@ -34,7 +36,7 @@ from arpo_verl.evaluation.completions import (
     ServerFailed,
     ServerRefused,
 )
-from arpo_verl.evaluation.data_files import check_parquet, fingerprint, weights_fingerprint
+from arpo_verl.evaluation.data_files import fingerprint, weights_fingerprint
 from arpo_verl.evaluation.local_server import LocalServer, ServerEnded, free_port, local_server
 from arpo_verl.evaluation.progress_line import shown
 from arpo_verl.evaluation.records import FROM_SERVER, FROM_TEXT, RunHeader
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from arpo_verl.integration.evaluation import Rollouts
 
 NAME = "arpo-verl eval run"
-DATA_SUFFIXES = (".parquet", ".json", ".jsonl")
 SAMPLING: dict[str, tuple[Callable[[str], float], str, Callable[[float], bool]]] = {
     "temperature": (float, "a number of at least 0; 0 is greedy", lambda value: 0 <= value < math.inf),
     "top_p": (float, "the probability mass to sample from, above 0 and at most 1", lambda value: 0 < value <= 1),
@@ -113,10 +114,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         ValueError: an argument is wrong.
     """
     for path in arguments.data:
-        if not path.is_file() or path.suffix not in DATA_SUFFIXES:
-            raise ValueError(
-                f"--data {path}; expected a file in {', '.join(DATA_SUFFIXES)}, which verl reads: correct it"
-            )
+        if not path.is_file() or path.suffix not in READABLE:
+            raise ValueError(f"--data {path}; expected a file in {', '.join(READABLE)}, which verl reads: correct it")
     if arguments.out.is_dir() or not arguments.out.resolve().parent.is_dir():
         raise ValueError(f"--out {arguments.out}; expected a file in a folder that exists: make the folder")
     for name in ("n", "concurrency", "request_seconds", "retry_seconds", "start_seconds"):
@@ -184,9 +183,9 @@ class Evaluation:
         arguments = self._arguments
         source = ConfigSource(arguments.config_path, arguments.config_name, arguments.overrides)
         config = compose_config(source, arguments.model)
-        for path in arguments.data:
-            if path.suffix == ".parquet":
-                check_parquet(path, config.data.prompt_key)
+        for path in () if config.data.custom_cls.path else arguments.data:  # a class decides what it reads
+            for warning in check_file(path, RowNeeds(config.data.prompt_key)).warnings:
+                self._console.print(f"note: {path}: {warning}")
         return Rollouts(config, arguments.data)
 
     def _choose_sampling(self) -> dict[str, float | int | None]:
