@@ -27,6 +27,13 @@ def ability_of(said: str) -> str | None:
     return ABILITY_QA if _QUESTIONS.search(word) else None
 
 
+def ability_of_source(data_source: str) -> str | None:
+    """Return `math` or `qa` for the name of a dataset that is known, or None."""
+    if is_mathematics(data_source):
+        return ABILITY_MATH
+    return ABILITY_QA if _QUESTIONS.search(data_source.casefold()) else None
+
+
 def grading_doubt(row: Row) -> str | None:
     """Return why the way in which the reward compares the row's answers may be the wrong one, or None.
 
@@ -48,6 +55,6 @@ def grading_doubt(row: Row) -> str | None:
             f"{where}; the column 'ability' says {column!r}, but verl does not hand it to a reward: compared as "
             f"{as_what}; {expected}"
         )
-    if is_maths or _QUESTIONS.search(source.casefold()):
+    if ability_of_source(source):
         return None
     return f"{where}, and that name says neither: compared as {as_what}, which is a guess; {expected}"
