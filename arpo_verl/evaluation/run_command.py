@@ -28,20 +28,14 @@ from rich.console import Console
 
 from arpo_verl.data.checks import RowNeeds
 from arpo_verl.data.rows import READABLE, check_file
-from arpo_verl.evaluation.completions import (
-    CompletionServer,
-    Endpoint,
-    Patience,
-    ServerFacts,
-    ServerFailed,
-    ServerRefused,
-)
+from arpo_verl.evaluation.completions import CompletionServer, Endpoint, Patience, ServerFacts
 from arpo_verl.evaluation.data_files import fingerprint, weights_fingerprint
 from arpo_verl.evaluation.local_server import LocalServer, ServerEnded, free_port, local_server
 from arpo_verl.evaluation.progress_line import shown
 from arpo_verl.evaluation.records import FROM_SERVER, FROM_TEXT, RunHeader
 from arpo_verl.evaluation.run_file import RunFile, RunFileError, open_run_file
 from arpo_verl.evaluation.runner import Progress, PromptError, Runner, ServerGone, tasks_of
+from arpo_verl.evaluation.server_answers import ServerFailed, ServerRefused
 
 if TYPE_CHECKING:
     from arpo_verl.integration.evaluation import Rollouts
@@ -171,10 +165,10 @@ class Evaluation:
         async with self._server(self._arguments.base_url) as server:
             await server.find_model()
 
-    def _server(self, base_url: str) -> CompletionServer:
+    def _server(self, base_url: str, vocabulary: int | None = None) -> CompletionServer:
         arguments = self._arguments
         endpoint = Endpoint.of(base_url, arguments.model, os.environ.get("OPENAI_API_KEY"))
-        return CompletionServer(endpoint, Patience(arguments.request_seconds, arguments.retry_seconds))
+        return CompletionServer(endpoint, Patience(arguments.request_seconds, arguments.retry_seconds), vocabulary)
 
     def _load(self) -> "Rollouts":
         # Imported here because verl takes seconds, which an error about an argument or the server should not wait for.
@@ -257,7 +251,7 @@ class Evaluation:
 
     async def _ask(self, base_url: str, first_request: tuple[list[int], dict[str, Any]]) -> None:
         prompt, stops = first_request
-        async with self._server(base_url) as server:
+        async with self._server(base_url, self._rollouts.vocabulary) as server:
             context_length = await server.find_model()
             sampling = {name: value for name, value in self._sampling.items() if value is not None}
             gives_token_ids = await server.probe(prompt, sampling | stops)
@@ -279,6 +273,8 @@ class Evaluation:
         """What the file has, and what to do about the rest."""
         counts, out = self.progress, self._arguments.out
         refused = f"; the server refused {counts.refused}: {counts.last_problem}" if counts.refused else ""
+        if cut := self._rollouts.answers_cut:
+            refused += f"; {cut} answers had more than max_tokens tokens and were cut there"
         if not counts.missing:
             return f"{out} has all {counts.expected} samples{refused}"
         failed = f" ({counts.failed} failed: {counts.last_problem})" if counts.failed else ""
