@@ -265,7 +265,10 @@ SAID = {
         {"data_source": "math_qa", "ability": "qa"},
         "the column 'ability' says 'qa', but verl",
     ),
-    "an unknown ability": ({"extra_info": {"ability": "logic"}}, "'logic', which is neither math nor qa"),
+    "mathematics in other words": (
+        {"extra_info": {"ability": "algebra"}},
+        "'algebra', which the reward compares as text",
+    ),
 }
 
 

@@ -46,9 +46,10 @@ def grading_doubt(row: Row) -> str | None:
     as_what = "mathematics" if is_maths else "text"
     expected = "say math or qa in extra_info.ability, as `arpo-verl data convert` does (--ability)"
     if said:
-        if ability_of(said) is None:
-            return f"have extra_info.ability {said!r}, which is neither math nor qa: compared as {as_what}; {expected}"
-        return None
+        is_odd = ability_of(said) == ABILITY_MATH and not is_maths
+        return (
+            f"have extra_info.ability {said!r}, which the reward compares as {as_what}; {expected}" if is_odd else None
+        )
     where = f"of data source {source!r} have no extra_info.ability"
     if column and (known := ability_of(column)) and (known == ABILITY_MATH) != is_maths:
         return (

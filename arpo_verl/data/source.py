@@ -158,6 +158,11 @@ _READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {
 }
 
 
+def is_readable(path: Path) -> bool:
+    """Return whether the suffix is that of a format that is read here."""
+    return path.suffix in _READERS
+
+
 def file_rows(path: Path) -> Iterator[NumberedRow]:
     """Yield the rows of a file whose suffix is one of `_READERS`.
 
