@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 import sys
 import time
@@ -14,6 +15,11 @@ from arpo_tools.search.passage import Passage, normalise_query
 
 _PAGE = re.compile(r"^Page \d+: ", re.MULTILINE)
 # What the released search tool stores for a failed search, beside a genuine lack of results.
+_CACHED = ("retrieval_server", "brightdata", "serper", "tavily", "brave", "searxng")
+"""The back-ends that look into a cache."""
+_NEVER_CACHED = ("local", "replay")
+_PAGE_BROWSER = "page"
+"""Whose keys are addresses, and no queries."""
 _NO_ANSWER = ("", "No search results found.", "None")
 
 
@@ -53,10 +59,26 @@ def _released(query: str, text: object, backend: str) -> Entry | None:
 def _exported(line: str, place: str) -> Entry:
     try:
         fields = json.loads(line)
-        key = CacheKey(str(fields["backend"]), str(fields["query"]), str(fields["parameters"]))
-        return Entry(key, passages_from_json(fields["passages"]), float(fields["created"]))
+        backend, query, parameters = (_text(fields[name]) for name in ("backend", "query", "parameters"))
+        passages, created = passages_from_json(fields["passages"]), float(fields["created"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{place}: got {line[:80]!r}; expected a line of `export`: {error!r}") from error
+    if backend in _NEVER_CACHED:
+        raise ValueError(
+            f"{place}: the answers of {backend!r}, which looks into no cache, would be read by nothing; expected those "
+            f"of {', '.join(_CACHED)} or a search engine of your own: take the line out, or name the right back-end in it"
+        )
+    # An answer is found by the query as it is normalised now, whatever wrote the export.
+    query = query if backend == _PAGE_BROWSER else normalise_query(query)
+    if not query or not math.isfinite(created):
+        raise ValueError(f"{place}: got {line[:80]!r}; expected a query, and a time in `created`: take the line out")
+    return Entry(CacheKey(backend, query, parameters), passages, created)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def write_entries(entries: Iterable[Entry], path: Path | None) -> int:
@@ -113,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     importing = commands.add_parser("import", help="add the answers of a file")
     importing.add_argument("file", type=Path, help="the released search_cache.json, or a .jsonl of `export`")
-    importing.add_argument("--backend", default="brightdata", help="whose answers they are (default: %(default)s)")
+    importing.add_argument(
+        "--backend", choices=_CACHED, default="brightdata", help="whose answers they are (default: %(default)s)"
+    )
     exporting = commands.add_parser("export", help="write all answers as JSONL")
     exporting.add_argument("--out", type=Path, help="default: standard output")
     for command in (importing, exporting, commands.add_parser("stats", help="answers by back-end")):
