@@ -97,6 +97,48 @@ def test_a_broken_line_of_an_export_is_named_and_nothing_is_imported(tmp_path, p
     assert list(SearchCache(path).entries()) == []
 
 
+@pytest.mark.parametrize("backend", ["local", "replay", "brightdta", "Serper", "", "page"])
+def test_answers_of_a_back_end_that_looks_into_no_cache_are_refused(tmp_path, path, backend, capsys):
+    file = released(tmp_path, {"Who?": "Page 1: somebody"})
+    with pytest.raises(SystemExit) as stop:
+        main(["import", str(file), "--cache", str(path), "--backend", backend])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"invalid choice: {backend!r}" in error and "brightdata" in error
+    assert not path.exists()
+
+
+EXPORTED = {"backend": "serper", "query": "q", "parameters": "{}", "created": 0, "passages": [{"snippet": "s"}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"backend": "local"}, "the answers of 'local', which looks into no cache, would be read by nothing"),
+        ({"backend": "replay"}, "the answers of 'replay', which looks into no cache"),
+        ({"backend": 5}, "5 is no text"),
+        ({"parameters": {"top_k": "3"}}, "is no text"),
+        ({"query": " "}, "expected a query"),
+        ({"created": float("nan")}, "a time in `created`"),
+        ({"created": "soon"}, "expected a line of `export`"),
+    ],
+)
+def test_an_exported_answer_that_nothing_would_read_is_named(tmp_path, path, fields, problem, capsys):
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps(EXPORTED) + "\n" + json.dumps(EXPORTED | fields) + "\n")
+    assert main(["import", str(file), "--cache", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert f"{file}:2: " in error and problem in error
+    assert list(SearchCache(path).entries()) == []
+
+
+def test_an_exported_answer_is_found_however_its_query_was_written(tmp_path, path):
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps(EXPORTED | {"query": "  WHO was\tFirst? "}) + "\n")
+    assert main(["import", str(file), "--cache", str(path)]) == 0
+    assert get(SearchCache(path), CacheKey.of("serper", "who was first?", {})) == [Passage("s")]
+
+
 @pytest.mark.skipif(not RELEASED.is_file(), reason="$ARPO_TEST_DATA has no search_cache.json of the released project")
 def test_the_real_released_file_is_imported(path, capsys):
     assert main(["import", str(RELEASED), "--cache", str(path)]) == 0

@@ -110,7 +110,7 @@ def test_a_bad_row_is_named_and_nothing_is_written(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "2 of 30 rows are bad, nothing was written" in error
     assert "train.jsonl, row 17: field 'answer' is empty; expected text, a number or a list of them" in error
-    assert "train.jsonl, row 21: field 'answer' or 'golden_answers'" in error and "is missing; got question" in error
+    assert "train.jsonl, row 21: field 'answer' or 'answers'" in error and "is missing; got question" in error
     assert list(out.parent.iterdir()) == []
 
 
@@ -133,7 +133,12 @@ def test_bad_rows_are_left_out_with_their_reasons_when_asked(tmp_path, capsys):
     assert "8 rows read" in output and "1 written" in output
     assert output.count("1 bad, left out: ") == 7
     assert "x.jsonl, row 9: the line is no JSON object" in output
-    for reason in ("field 'answer' is a dict", "field 'answer' is a float", "half of a surrogate", "got a JSON list"):
+    for reason in (
+        "field 'answer' is a dict",
+        "field 'answer' is nan, which is not a",
+        "half of a surrogate",
+        "got a JSON list",
+    ):
         assert reason in output
 
 

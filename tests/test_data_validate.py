@@ -60,11 +60,11 @@ BROKEN = {
         "expected it first",
     ),
     "answered already": (10, {"prompt": messages(("user", "?"), ("assistant", "5"))}, "ends with a message of role"),
-    "reward_model is null": (11, {"reward_model": None}, "field 'reward_model.ground_truth' is empty"),
-    "truth is null": (12, {"reward_model": {"style": "rule", "ground_truth": None}}, "ground_truth' is empty"),
-    "no answer": (13, {"reward_model": truth()}, "field 'reward_model.ground_truth' is empty"),
-    "blank answer": (14, {"reward_model": truth("5", "")}, "an answer that is empty or no text"),
-    "null answer": (15, {"reward_model": truth("5", None)}, "an answer that is empty or no text"),
+    "reward_model is null": (11, {"reward_model": None}, "field 'reward_model.ground_truth' is null"),
+    "truth is null": (12, {"reward_model": {"style": "rule", "ground_truth": None}}, "ground_truth' is null"),
+    "no answer": (13, {"reward_model": truth()}, "field 'reward_model.ground_truth' has no answer"),
+    "blank answer": (14, {"reward_model": truth("5", "")}, "has an empty answer, got ['5', '']; expected"),
+    "null answer": (15, {"reward_model": truth("5", None)}, "has an answer that is null, got ['5', None]; expected"),
     "data_source is null": (16, {"data_source": None}, "field 'data_source' is empty"),
     "data_source is blank": (17, {"data_source": ""}, "field 'data_source' is empty"),
 }
@@ -108,7 +108,7 @@ def test_stock_verl_data_passes(tmp_path, capsys):
     ("table", "message"),
     [
         ({"prompt": ["What?"], "data_source": ["x"], "reward_model": [truth("1")]}, "column 'prompt' is string"),
-        ({"question": ["What?"], "data_source": ["x"]}, "column prompt, reward_model is missing; got question"),
+        ({"question": ["What?"], "data_source": ["x"]}, "columns ['question', 'data_source']; expected"),
         (
             {"prompt": [[{"role": "user"}]], "data_source": ["x"], "reward_model": [truth("1")]},
             "column 'prompt' is list",
@@ -144,7 +144,7 @@ def test_a_file_that_is_none_is_named_and_the_others_are_checked(tmp_path, capsy
     assert run(missing, tmp_path / "text.parquet", tmp_path / "half.parquet", empty, good) == 1
     output = capsys.readouterr()
     for name in ("missing", "text", "half"):
-        assert f"{name}.parquet: can't be read as parquet" in output.err
+        assert f"{name}.parquet: is not a parquet file that can be read" in output.err
     assert "empty.parquet: has no row" in output.err
     assert f"{COUNT} rows, 4 errors" in output.out
 

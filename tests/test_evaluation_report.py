@@ -173,8 +173,21 @@ def test_rows_can_be_split_by_a_field(path):
 
 def test_a_field_that_no_prompt_has_is_an_error(path):
     write_run(path, header(1, 1), samples("a", "Paris", extra={"level": 1, "city": "x"}))
-    with pytest.raises(ValueError, match="no prompt has 'grade' to split by; the file has city, level"):
+    with pytest.raises(
+        ValueError, match="no prompt has 'grade' to split by; the file has ability, city, level: name one"
+    ):
         summaries(path, by="grade")
+
+
+@pytest.mark.parametrize("extra", [{}, {"level": ""}, {"level": None}, {"level": "", "question": "q"}])
+def test_an_empty_level_is_none_and_the_ability_can_be_split_by_instead(path, extra):
+    """The levels of converted rows of benchmarks without them are empty."""
+    records = [*samples("a", "Paris", extra=extra | {"question": "x"}), *samples("b", "Rome", extra=extra)]
+    write_run(path, header(2, 1), records)
+    with pytest.raises(ValueError, match=r"no prompt has 'level' to split by; the file has ability: name one of them"):
+        summaries(path, by="level")
+    assert "hotpotqa, ability qa" in summaries(path, by="ability")
+    assert command(path, "--by", "level") == 1
 
 
 def test_behaviour_is_that_of_samples_with_a_response(path):

@@ -7,7 +7,8 @@ import pytest
 import stamina
 from completion_server import CUT, GARBAGE, HANG, serving
 
-from arpo_verl.evaluation.completions import CompletionServer, Endpoint, Patience, ServerFailed, ServerRefused
+from arpo_verl.evaluation.completions import CompletionServer, Endpoint, Patience
+from arpo_verl.evaluation.server_answers import ServerFailed, ServerRefused
 from arpo_verl.tiny_world.model import make_tokenizer
 
 TOKENIZER = make_tokenizer()

@@ -7,7 +7,7 @@ import pytest
 from completion_server import serving
 from evaluated_world import evaluate, make_evaluated_world, untimed, words
 
-from arpo_verl.evaluation.data_files import check_parquet, prompts_of
+from arpo_verl.evaluation.data_files import prompts_of
 from arpo_verl.evaluation.records import read_run
 from arpo_verl.evaluation.stops import Stopped, restore_stop
 from arpo_verl.reward import compute_score
@@ -196,36 +196,19 @@ def test_what_is_wrong_is_said_and_nothing_is_written(world, tmp_path, capsys, c
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("data_source", None, "row 1: no data_source; expected verl.s columns"),
-        ("prompt", [{"role": "system", "content": "x"}], "row 1: prompt=.*one of a user: convert it"),
-        ("reward_model", {"style": "rule", "ground_truth": None}, "row 1: reward_model.ground_truth=None"),
-        ("reward_model", {"style": "rule", "ground_truth": " "}, "row 1: reward_model.ground_truth=' '"),
-    ],
-)
-def test_a_bad_row_is_named(world, tmp_path, column, value, message):
-    rows = pandas.read_parquet(world / "validation.parquet").to_dict("records")
-    rows[1][column] = value
-    path = tmp_path / "bad.parquet"
-    pandas.DataFrame(rows).to_parquet(path)
-    with pytest.raises(ValueError, match=f"bad.parquet, {message}"):
-        check_parquet(path, "prompt")
-
-
-def test_a_bad_file_is_named(world, tmp_path):
-    path = tmp_path / "bad.parquet"
-    path.write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match=r"bad\.parquet is not a parquet file"):
-        check_parquet(path, "prompt")
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_row_that_can_not_be_used_is_named_before_the_server_is_asked(world, tmp_path, capsys, suffix):
     frame = pandas.read_parquet(world / "validation.parquet")
-    frame.drop(columns="reward_model").to_parquet(path)
-    with pytest.raises(ValueError, match=r"add \['reward_model'\]"):
-        check_parquet(path, "prompt")
-    frame.head(0).to_parquet(path)
-    with pytest.raises(ValueError, match="has no rows"):
-        check_parquet(path, "prompt")
+    frame.at[4, "reward_model"] = {"style": "rule", "ground_truth": None}
+    bad, out = tmp_path / f"bad{suffix}", tmp_path / "run.jsonl"
+    frame.to_parquet(bad) if suffix == ".parquet" else frame.to_json(bad, orient="records", lines=True)
+    with serving() as server:
+        command = words(world, server, out)
+        command[command.index("--data") + 1] = str(bad)
+        assert evaluate(*command) == 1
+        assert server.requests == []
+    assert f"{bad}, row 5: field 'reward_model.ground_truth' is null; expected" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_ids_tell_rows_apart_and_do_not_depend_on_later_rows():

@@ -10,7 +10,6 @@ from evaluation_records import HEADER
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arpo_verl.evaluation.completions import ServerFailed, ServerRefused
 from arpo_verl.evaluation.progress_line import described
 from arpo_verl.evaluation.records import CallRecord, Run, read_run
 from arpo_verl.evaluation.run_file import open_run_file
@@ -24,6 +23,7 @@ from arpo_verl.evaluation.runner import (
     Task,
     tasks_of,
 )
+from arpo_verl.evaluation.server_answers import ServerFailed, ServerRefused
 
 
 def tasks(prompts: int, n: int = 1) -> list[Task]:

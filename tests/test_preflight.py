@@ -138,8 +138,14 @@ def test_an_unset_corpus_is_refused(files, monkeypatch):
     [
         ([], "has no rows"),
         ([{"question": "1+1?", "answer": "2"}], r"has the columns \['question', 'answer'\]; expected"),
-        ([GOOD_ROW | {"prompt": "1+1?"}], "row 0: prompt='1\\+1\\?'; expected a list"),
-        ([GOOD_ROW | {"reward_model": {"style": "rule"}}], "row 0: reward_model=.*; expected a 'ground_truth'"),
+        (
+            [GOOD_ROW | {"prompt": "1+1?"}],
+            "column 'prompt' is large_string; expected a list of structs with role and content",
+        ),
+        (
+            [GOOD_ROW | {"reward_model": {"style": "rule"}}],
+            "column 'reward_model' is .*; expected a struct with ground_",
+        ),
     ],
 )
 def test_a_bad_dataset_is_refused(files, rows, message):

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
-from arpo_verl.data.fields import (
-    Fields,
+from arpo_verl.data.answers import (
     answer_after_hashes,
     answer_or_boxed,
+    answers_of_any_shape,
     answers_with_aliases,
+    contest_answer,
     plain_answers,
 )
+from arpo_verl.data.fields import Fields
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,13 @@ def _decoded(text: str, key: str) -> str:
 _IMAGE = Exclusion("image", bool, "it has an image, which a text model can't see")
 _FILE = Exclusion("file_name", bool, "it comes with a file, which no tool here can open")
 _HIDDEN = Exclusion("final_answer", lambda answer: answer == "?", "its answer is not public (GAIA's test split)")
-_UNANSWERABLE = Exclusion("answerable", lambda answerable: answerable is False, "it can't be answered, on purpose")
+_ON_PURPOSE = "it can't be answered, on purpose"
+_UNANSWERABLE = Exclusion("answerable", lambda answerable: answerable is False, _ON_PURPOSE)
+_IMPOSSIBLE = Exclusion("is_impossible", lambda is_impossible: is_impossible is True, _ON_PURPOSE)
+_WITHOUT_TEXT = Exclusion(
+    "answers", lambda answers: isinstance(answers, Mapping) and answers.get("text") == [], _ON_PURPOSE
+)
+"""SQuAD 2 on the Hub."""
 
 DATASETS = {
     dataset.name: dataset
@@ -137,11 +145,9 @@ DATASETS = {
             "HuggingFaceH4/aime_2024",
             split="train",
             rows=30,
-            answers=answer_or_boxed,
+            answers=contest_answer,
         ),
-        Dataset(
-            "aime25", "AIME 2025, I and II", "math", "unstated", "math-ai/aime25", rows=30, answers=answer_or_boxed
-        ),
+        Dataset("aime25", "AIME 2025, I and II", "math", "unstated", "math-ai/aime25", rows=30, answers=contest_answer),
         Dataset(
             "hotpotqa",
             "two-hop questions on Wikipedia",
@@ -228,11 +234,12 @@ DATASETS = {
         ),
         Dataset(
             "custom",
-            "questions of your own: question and answer, or verl's columns",
+            "rows of anybody's: questions and answers, messages, verl's columns",
             None,
             "yours",
             split="train",
-            answers=answers_with_aliases,
+            answers=answers_of_any_shape,
+            exclusions=(_UNANSWERABLE, _IMPOSSIBLE, _WITHOUT_TEXT),
             keeps_data_source=True,
         ),
     )

@@ -1,52 +1,126 @@
-"""Checks of one row of verl data, ours or another's. Pure: a row in, what is wrong with it out."""
+"""Checks of one row of verl data, ours or another's. Pure: a row in, what is wrong with it out.
+
+`row_faults` is what every run asks of every row, wherever it starts: pre-flight, doctor, `data validate`, evaluation.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from arpo_verl.data.schema import ROLES
+from arpo_verl.reward.accepted import AnswerError, accepted_answers, ground_truth_fault, shown
 
 Row = Mapping[str, Any]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_UNANSWERED_ROLES = ("user", "tool")
+"""Roles of a last message, which the model answers."""
+_TRUTH = "field 'reward_model.ground_truth'"
 
 
-def prompt_errors(prompt: Any) -> Iterator[str]:
-    """Yield what keeps a model from being asked."""
-    if not prompt:
-        yield "field 'prompt' is empty; expected a list of messages"
+@dataclass(frozen=True)
+class RowNeeds:
+    """What a run asks of each row."""
+
+    prompt_key: str = "prompt"
+    """verl's `data.prompt_key`."""
+    is_any_truth_good: bool = False
+    """Whether a reward function of another's reads the ground truth, which then need only be there."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What keeps a run from using a row."""
+
+    kind: str
+    """What it is and what was expected; equal for equal faults."""
+    got: str = ""
+    """The value, shortened, where it differs from row to row."""
+    is_of_prompt: bool = False
+    """Whether a model can't even be asked."""
+
+    def __str__(self) -> str:
+        if not self.got:
+            return self.kind
+        what, separator, expected = self.kind.partition("; ")
+        return f"{what}, got {self.got}{separator}{expected}"
+
+
+def row_faults(row: Row, needs: RowNeeds) -> Iterator[Fault]:
+    """Yield what keeps a run from asking the row's question, or from scoring a response to it."""
+    for kind, got in _prompt_faults(row.get(needs.prompt_key), f"field {needs.prompt_key!r}"):
+        yield Fault(kind, got, is_of_prompt=True)
+    source = row.get("data_source")
+    if not _is_text(source):
+        kind = "field 'data_source' is empty" if source in (None, "") else "field 'data_source' is no name"
+        expected = "expected the name of the dataset, by which metrics are kept apart"
+        yield Fault(f"{kind}; {expected}", "" if source in (None, "") else shown(source))
+    yield from _truth_faults(row.get("reward_model"), needs.is_any_truth_good)
+    extra = row.get("extra_info")
+    if extra is not None and not isinstance(extra, Mapping):
+        yield Fault(f"field 'extra_info' is a {_kind(extra)}; expected a struct, or none", shown(extra))
+
+
+def _prompt_faults(prompt: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the kind of each fault of a prompt, and what was got."""
+    expected = "expected a list of messages, each with a role and a content"
+    if prompt is None or prompt == [] or prompt == "":
+        yield f"{name} is empty; {expected}", ""
         return
-    for position, message in enumerate(prompt):
-        message = message or {}
-        if message.get("role") not in ROLES:
-            yield f"field 'prompt': role {message.get('role')!r}; expected one of {', '.join(ROLES)}"
-        if not _is_text(message.get("content")):
-            yield f"field 'prompt': a message of role {message.get('role')!r} has no content; expected text"
-        if message.get("role") == "system" and position > 0:
-            yield "field 'prompt': a system message after others; expected it first, as chat templates do"
-    last_role = (prompt[-1] or {}).get("role")
-    if last_role in ("system", "assistant"):
-        yield f"field 'prompt' ends with a message of role {last_role!r}; expected the user's, which the model answers"
+    if not isinstance(prompt, list) or not all(isinstance(message, Mapping) for message in prompt):
+        kind = "is a list of other things" if isinstance(prompt, list) else f"is a {_kind(prompt)}"
+        yield f"{name} {kind}; {expected}", shown(prompt)
+        return
+    roles = [message.get("role") for message in prompt]
+    for message in prompt:
+        yield from _message_faults(message, name)
+    if roles[-1] in ROLES and roles[-1] not in _UNANSWERED_ROLES:
+        yield f"{name} ends with a message of role {roles[-1]!r}; expected the user's, which the model answers", ""
+    elif "user" not in roles and all(role in ROLES for role in roles):
+        yield f"{name} has no message of role 'user'; expected a question", ""
 
 
-def other_errors(row: Row) -> Iterator[str]:
-    """Yield what keeps a response from being scored."""
-    if not _is_text(row["data_source"]):
-        yield "field 'data_source' is empty; expected the name of the dataset, by which metrics are kept apart"
-    accepted = answers(row)
-    if accepted in ([], [None]):
-        yield "field 'reward_model.ground_truth' is empty; expected the accepted answers: no response would be right"
-    elif not all(_is_answer(answer) for answer in accepted):
-        yield "field 'reward_model.ground_truth' has an answer that is empty or no text; expected text"
+def _message_faults(message: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        yield f"{name} has the role {shown(role)}; expected one of {', '.join(ROLES)}", ""
+    if not _is_text(content):
+        has = "no content" if content is None or isinstance(content, str) else f"a {_kind(content)} as content"
+        yield (
+            f"{name}: a message of role {shown(role)} has {has}; expected text",
+            "" if content is None else shown(content),
+        )
+
+
+def _truth_faults(reward_model: Any, is_any_good: bool) -> Iterator[Fault]:
+    if reward_model is not None and not isinstance(reward_model, Mapping):
+        kind = f"field 'reward_model' is a {_kind(reward_model)}; expected a struct with ground_truth"
+        yield Fault(kind, shown(reward_model))
+        return
+    truth = (reward_model or {}).get("ground_truth")
+    if is_any_good:
+        if truth is None:
+            yield Fault(f"{_TRUTH} is null; expected what the reward function compares with")
+        return
+    fault = ground_truth_fault(truth)
+    if fault is not None:
+        expected = "expected the accepted answers: a text, a number or a list of them, none of them blank"
+        yield Fault(f"{_TRUTH} {fault}; {expected}", "" if truth is None else shown(truth))
+
+
+def template_faults(prompt: Any, key: str = "prompt") -> Iterator[Fault]:
+    """Yield what many chat templates refuse or drop, of a prompt without `prompt_faults`."""
+    if any(message["role"] == "system" for message in prompt[1:]):
+        yield Fault(f"field {key!r} has a system message after others; expected it first, as chat templates do")
 
 
 def row_warnings(row: Row) -> Iterator[str]:
     """Yield what is odd about the row."""
-    texts = [answer.strip() for answer in answers(row) if isinstance(answer, str)]
+    texts = answers(row)
     if len(set(texts)) < len(texts):
-        yield "field 'reward_model.ground_truth' has an answer twice"
-    asked = row["prompt"][-1]["content"] if row["prompt"] and row["prompt"][-1] else ""
-    if isinstance(asked, str) and (control := _CONTROL.search(asked)):
+        yield f"{_TRUTH} has an answer twice"
+    if control := _CONTROL.search((contents(row) or [""])[-1]):
         yield f"field 'prompt': the question has the character {control[0]!r}: was a \\f, \\b or \\v of LaTeX lost?"
 
 
@@ -54,7 +128,7 @@ def prompt_oddities(row: Row, tools: Sequence[str] | None) -> Iterator[str]:
     """Yield what may be odd about a whole file's prompts: it would be said for every row.
 
     Args:
-        row: with a prompt that has no error.
+        row: with a prompt that has no fault.
         tools: whose tags the prompt should show, beside those of an answer; None: they are not looked for.
     """
     texts = contents(row)
@@ -68,15 +142,20 @@ def prompt_oddities(row: Row, tools: Sequence[str] | None) -> Iterator[str]:
             yield f"never show {tag}: does the model know it from its cold start?"
 
 
-def answers(row: Row) -> list[Any]:
-    """Return the accepted answers."""
-    truth = (row["reward_model"] or {}).get("ground_truth")
-    return truth if isinstance(truth, list) else [truth]
+def answers(row: Row) -> list[str]:
+    """Return the accepted answers, none where the ground truth is no answer."""
+    reward_model = row.get("reward_model")
+    try:
+        return accepted_answers(reward_model.get("ground_truth")) if isinstance(reward_model, Mapping) else []
+    except AnswerError:
+        return []
 
 
 def contents(row: Row) -> list[str]:
     """Return the texts of the prompt's messages."""
-    return [message["content"] for message in row["prompt"] or [] if message and _is_text(message.get("content"))]
+    prompt = row.get("prompt")
+    messages = prompt if isinstance(prompt, list) else []
+    return [one["content"] for one in messages if isinstance(one, Mapping) and _is_text(one.get("content"))]
 
 
 def question(row: Row) -> str:
@@ -85,9 +164,15 @@ def question(row: Row) -> str:
     return " ".join(texts[-1].split()).casefold() if texts else ""
 
 
+def extra_info(row: Row) -> Mapping[str, Any]:
+    """Return the row's `extra_info`, empty where it has none or a wrong one."""
+    extra = row.get("extra_info")
+    return extra if isinstance(extra, Mapping) else {}
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_answer(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, (int, float)) and not isinstance(value, bool))
+def _kind(value: Any) -> str:
+    return "text" if isinstance(value, str) else type(value).__name__

@@ -1,16 +1,20 @@
 """Rows of a public dataset to verl parquet. No row is dropped silently, and a bad one leaves no file behind."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arpo_verl.data.catalog import Dataset
 from arpo_verl.data.conversion import RowCounts, write_parquet
-from arpo_verl.data.fields import ID, QUESTION, Fields, RowError, check_unicode
+from arpo_verl.data.fields import ANY_ANSWER, ID, QUESTION, Fields, RowError, answers_in
+from arpo_verl.data.grading import ability_of, ability_of_source
+from arpo_verl.data.messages import messages_of, unpacked
 from arpo_verl.data.prompts import SystemPrompt
-from arpo_verl.data.schema import ROLES, SCHEMA
+from arpo_verl.data.schema import SCHEMA
+from arpo_verl.data.shapes import refuse_other_shapes
 from arpo_verl.data.source import Source
+from arpo_verl.reward.answer import extract_boxed
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,12 @@ def converted_rows(source: Source, dataset: Dataset, options: Options, result: R
         try:
             if isinstance(row, RowError):
                 raise row
-            fields = Fields(dataset.decode(row) if dataset.decode else row)
+            fields = Fields(unpacked(dataset.decode(row) if dataset.decode else row))
             reason = next((rule.reason for rule in dataset.exclusions if rule.applies(fields.get(rule.field))), None)
             if reason is not None:
                 result.excluded[reason] += 1
                 continue
+            refuse_other_shapes(fields, dataset)
             converted = _converted(_read(fields, dataset), options, index=number - 1)
         except RowError as error:
             result.add_bad(f"{source.label}, row {number}", error)
@@ -80,17 +85,13 @@ class _Example:
 
 
 def _read(fields: Fields, dataset: Dataset) -> _Example:
-    ability = dataset.ability or fields.text_or_empty("ability", "extra_info.ability")
-    if ability not in ("math", "qa"):
-        raise RowError(f"field 'ability' is {ability!r}; expected math or qa: say which with --ability")
-    prompt = fields.get("prompt")
-    messages = _messages(prompt) if isinstance(prompt, list) else None
     own_source = fields.text_or_empty("data_source") if dataset.keeps_data_source else ""
+    messages, said_last = messages_of(fields)
     return _Example(
         data_source=own_source or dataset.name,
-        ability=ability,
+        ability=dataset.ability or _ability(fields, own_source),
         question=_question(fields, messages),
-        answers=dataset.answers(fields) if messages is None else fields.texts("reward_model.ground_truth"),
+        answers=_answers(fields, dataset, is_of_verl=messages is not None, said_last=said_last),
         id=fields.text_or_empty(*ID, "extra_info.id", "extra_info.index"),
         level=fields.text_or_empty(*dataset.level, "extra_info.level"),
         split=fields.text_or_empty("extra_info.split"),
@@ -98,22 +99,33 @@ def _read(fields: Fields, dataset: Dataset) -> _Example:
     )
 
 
+def _ability(fields: Fields, data_source: str) -> str:
+    """Return what the row says, else what the name of its data source says."""
+    said = fields.text_or_empty("ability", "extra_info.ability")
+    known = ability_of(said) if said else ability_of_source(data_source)
+    if known is None:
+        raise RowError(f"field 'ability' is {said!r}; expected math or qa: say which with --ability")
+    return known
+
+
+def _answers(fields: Fields, dataset: Dataset, is_of_verl: bool, said_last: str) -> list[str]:
+    truth = "reward_model.ground_truth"
+    if is_of_verl and fields.has(truth):
+        return answers_in(truth, fields.get(truth))
+    if said_last and not fields.has(*ANY_ANSWER, "annotations", "solution"):
+        boxed = extract_boxed(said_last)
+        if not boxed:
+            raise RowError(
+                r"no field has the answer, and the assistant's message has no \boxed{}; expected one of them"
+            )
+        return [boxed]
+    return dataset.answers(fields)
+
+
 def _question(fields: Fields, messages: list[dict[str, str]] | None) -> str:
-    if messages is None:
-        return fields.text(*QUESTION)
-    return fields.text_or_empty("extra_info.question") or messages[-1]["content"]
-
-
-def _messages(prompt: list[Any]) -> list[dict[str, str]]:
-    for message in prompt:
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            raise RowError(f"field 'prompt' has a message without a role; expected one of {', '.join(ROLES)}")
-        if not isinstance(message.get("content"), str) or not message["content"].strip():
-            raise RowError("field 'prompt' has a message without content; expected text")
-        check_unicode("prompt", message["content"])
-    if not prompt or prompt[-1]["role"] != "user":
-        raise RowError("field 'prompt' does not end with the user's message")
-    return [{"role": message["role"], "content": message["content"]} for message in prompt]
+    if messages is not None:
+        return fields.text_or_empty("extra_info.question") or messages[-1]["content"]
+    return fields.text("question.text") if fields.has("question.text") else fields.text(*QUESTION)
 
 
 def _converted(example: _Example, options: Options, index: int) -> dict[str, Any]:

@@ -1,16 +1,15 @@
 """Reading the fields of a dataset's row, whose names and types differ from one public file to the next."""
 
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from arpo_verl.reward.answer import extract_boxed
+from arpo_verl.reward.accepted import accepted_answers, answer_text, ground_truth_fault
 
-QUESTION = ("question", "problem", "query", "input", "prompt")
-ANSWER = ("answer", "golden_answers", "final_answer", "ground_truth", "expected_answer", "output")
-ID = ("id", "_id", "unique_id", "task_id", "qid", "idx")
-_NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?")
+QUESTION = ("question", "problem", "query", "input", "prompt", "question_text")
+ANSWER = ("answer", "answers", "golden_answers", "final_answer", "ground_truth", "expected_answer", "output")
+ANY_ANSWER = ("reward_model.ground_truth", *ANSWER, "possible_answers", "gold", "target", "label")
+"""Also where a row may be anybody's."""
+ID = ("id", "_id", "unique_id", "task_id", "qid", "idx", "question_id", "example_id")
 
 
 class RowError(ValueError):
@@ -39,7 +38,7 @@ class Fields:
         Raises:
             RowError: there is none, or it is neither text nor a number.
         """
-        path = self._first(paths)
+        path = self.first(*paths)
         return _as_text(path, self.get(path))
 
     def text_or_empty(self, *paths: str) -> str:
@@ -55,13 +54,19 @@ class Fields:
         Raises:
             RowError: there is none, or an element is empty, or neither text nor a number.
         """
-        path = self._first(paths)
-        value = self.get(path)
-        if not isinstance(value, (list, tuple)):
-            return [_as_text(path, value)]
-        return list(dict.fromkeys(_as_text(path, element) for element in value))
+        path = self.first(*paths)
+        return answers_in(path, self.get(path))
 
-    def _first(self, paths: Sequence[str]) -> str:
+    def has(self, *paths: str) -> bool:
+        """Return whether one of the fields is not empty."""
+        return any(not _is_empty(self.get(path)) for path in paths)
+
+    def first(self, *paths: str) -> str:
+        """Return the first that is not empty.
+
+        Raises:
+            RowError: there is none.
+        """
         for path in paths:
             if not _is_empty(self.get(path)):
                 return path
@@ -77,21 +82,36 @@ def _plain(name: str) -> str:
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, list) and not value)
+    return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})
+
+
+def answers_in(path: str, value: Any) -> list[str]:
+    """Return the different accepted answers in a value; see `arpo_verl.reward.accepted`.
+
+    Raises:
+        RowError: there is none, or one of them is no answer; `path` names the field.
+    """
+    fault = ground_truth_fault(value)
+    if fault is not None:
+        raise RowError(f"field {path!r} {fault}; expected text, a number or a list of them")
+    return different(path, accepted_answers(value))
+
+
+def different(path: str, texts: Iterable[str]) -> list[str]:
+    """Return each text once, checked for Unicode."""
+    kept = list(dict.fromkeys(texts))
+    for text in kept:
+        check_unicode(path, text)
+    return kept
 
 
 def _as_text(path: str, value: Any) -> str:
     """Return text or a number as text: 204.0, as an integer column with gaps becomes, is `204`."""
-    if _is_empty(value):
-        raise RowError(f"field {path!r} has an empty element; expected text or a number")
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() else repr(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise RowError(f"field {path!r} is a {type(value).__name__}; expected text, a number or a list of them")
-    check_unicode(path, value)
-    return value.strip()
+    text = None if isinstance(value, bool) else answer_text(value)
+    if not text:
+        raise RowError(f"field {path!r} is a {type(value).__name__}; expected text or a number")
+    check_unicode(path, text)
+    return text
 
 
 def check_unicode(path: str, text: str) -> None:
@@ -100,38 +120,3 @@ def check_unicode(path: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise RowError(f"field {path!r} has half of a surrogate pair; expected valid Unicode") from None
-
-
-def plain_answers(fields: Fields) -> list[str]:
-    """Return the answer, or the list of them."""
-    return fields.texts(*ANSWER)
-
-
-def answers_with_aliases(fields: Fields) -> list[str]:
-    """Return the answer and its aliases."""
-    aliases = ("answer_aliases", "aliases", "possible_answers")
-    has_aliases = any(fields.get(name) for name in aliases)
-    return list(dict.fromkeys(plain_answers(fields) + (fields.texts(*aliases) if has_aliases else [])))
-
-
-def answer_or_boxed(fields: Fields) -> list[str]:
-    r"""Return the answer, or what the solution has in its last `\boxed{}`, where a file has no field for the answer."""
-    if any(not _is_empty(fields.get(name)) for name in ANSWER) or fields.get("solution") is None:
-        return plain_answers(fields)
-    boxed = extract_boxed(fields.text("solution"))
-    if not boxed:
-        raise RowError(r"field 'answer' is missing and 'solution' has no \boxed{}; expected one of them")
-    return [boxed]
-
-
-def answer_after_hashes(fields: Fields) -> list[str]:
-    """Return the number after `####` without its commas, or the whole answer where it is a number."""
-    answers = []
-    for text in plain_answers(fields):
-        number = text.rpartition("####")[2].strip().replace(",", "")
-        if "####" not in text and not _NUMBER.fullmatch(text):
-            raise RowError("field 'answer' has no '####'; expected a solution that ends in '#### number'")
-        if not number:
-            raise RowError("field 'answer' has nothing after '####'; expected a number")
-        answers.append(number)
-    return answers

@@ -24,6 +24,8 @@ NumberedRow = tuple[int, Mapping[Any, Any] | RowError]
 _ROWS_AT_A_TIME = 256
 _LONGEST_CSV_FIELD = 1 << 30
 _HUB_TIMEOUT_SECONDS = 5
+_ROW_LISTS = ("data", "rows", "examples", "questions")
+"""Names of an object's list of rows."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -51,10 +53,9 @@ def open_source(name: str, split: str, config: str | None) -> Source:
     """
     path = Path(name)
     if path.is_file():
-        reader = _READERS.get(path.suffix)
-        if reader is None:
+        if path.suffix not in _READERS:
             raise ValueError(f"{name}: got the suffix {path.suffix!r}; expected one of {', '.join(_READERS)}")
-        return Source(path.name, lambda: reader(path))
+        return Source(path.name, lambda: file_rows(path))
     if path.is_dir():
         raise ValueError(f"{name} is a folder; expected one of the files in it")
     if path.suffix in _READERS or not _HUB_ID.fullmatch(name):
@@ -100,18 +101,44 @@ def _as_row(row: Any) -> Mapping[Any, Any] | RowError:
 
 def _json_rows(path: Path) -> Iterator[NumberedRow]:
     with path.open("rb") as file:
-        start = file.read(4096).decode("utf-8-sig", errors="ignore").lstrip()
-    if start.startswith("{"):  # the name of many a public file of JSON lines
+        first = file.readline()
+        is_more = any(line.strip() for line in file)
+    if is_more and not isinstance(_json_row(first), RowError):  # the name of many a public file of JSON lines
         yield from _jsonl_rows(path)
         return
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{path} has a JSON {type(rows).__name__}; expected an array of objects, or JSON lines")
+    rows = _rows_of(document)
+    if rows is None:
+        raise ValueError(
+            f"{path} has a JSON {type(document).__name__}; expected an array of objects, an object with one in 'data', "
+            f"or JSON lines"
+        )
     for number, row in enumerate(rows, start=1):
         yield number, _as_row(row)
+
+
+def _rows_of(document: Any) -> list[Any] | None:
+    """Return the rows of a JSON document: an array, or an object with one in `data`, as SQuAD and TriviaQA have it."""
+    if isinstance(document, dict):
+        data = next((value for name, value in document.items() if name.casefold() in _ROW_LISTS), [document])
+        return [row for part in data for row in _questions_of(part)] if isinstance(data, list) else None
+    return document if isinstance(document, list) else None
+
+
+def _questions_of(part: Any) -> list[Any]:
+    """Return the questions of an article in SQuAD's own files, or the part itself."""
+    paragraphs = part.get("paragraphs") if isinstance(part, dict) else None
+    if not isinstance(paragraphs, list) or not any(isinstance(one, dict) and "qas" in one for one in paragraphs):
+        return [part]
+    return [
+        {**question, "title": part.get("title")} if isinstance(question, dict) else question
+        for paragraph in paragraphs
+        if isinstance(paragraph, dict)
+        for question in paragraph.get("qas") or []
+    ]
 
 
 def _csv_rows(path: Path) -> Iterator[NumberedRow]:
@@ -129,6 +156,20 @@ _READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {
     ".json": _json_rows,
     ".csv": _csv_rows,
 }
+
+
+def is_readable(path: Path) -> bool:
+    """Return whether the suffix is that of a format that is read here."""
+    return path.suffix in _READERS
+
+
+def file_rows(path: Path) -> Iterator[NumberedRow]:
+    """Yield the rows of a file whose suffix is one of `_READERS`.
+
+    Raises:
+        ValueError, OSError: the file as a whole is bad.
+    """
+    yield from _READERS[path.suffix](path)
 
 
 def _check_hub(hub_id: str) -> None:

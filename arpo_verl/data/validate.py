@@ -7,18 +7,31 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arpo_verl.data.checks import contents, other_errors, prompt_errors, prompt_oddities, question, row_warnings
+from arpo_verl.data.checks import (
+    RowNeeds,
+    contents,
+    extra_info,
+    prompt_oddities,
+    question,
+    row_faults,
+    row_warnings,
+    template_faults,
+)
+from arpo_verl.data.grading import grading_doubt
 from arpo_verl.data.report import Group, Report
+from arpo_verl.data.rows import column_problems, opened_parquet, parquet_rows
 
 _ROWS_AT_A_TIME = 1000
-_COLUMNS = ("data_source", "prompt", "reward_model")
-"""What verl and a reward function need."""
+_NEEDS = RowNeeds()
+
+_Row = dict[str, Any]
 
 PromptLengths = Callable[[list[Any]], list[int | str]]
 """Prompts, as lists of messages, to their lengths, or to why one has none."""
@@ -63,98 +76,73 @@ def validate(paths: Sequence[Path], limits: Limits) -> Report:
     readable = []
     for path in paths:
         try:
-            file = pq.ParquetFile(path)
-            if _has_right_shape(path, file, report):
-                readable.append(path)
-                for digest, place in _check_rows(path, file, limits, questions, report).items():
-                    questions.setdefault(digest, []).append(place)
-        except (OSError, pa.ArrowException) as error:
-            report.error(str(path), f"can't be read as parquet: {error}")
+            with opened_parquet(path) as file:
+                if _has_right_columns(path, file, report):
+                    readable.append(path)
+                    for digest, place in _check_rows(path, file, limits, questions, report).items():
+                        questions.setdefault(digest, []).append(place)
+        except ValueError as error:
+            report.error(str(path), str(error).removeprefix(f"{path} "))
     _check_concatenation(readable, report)
     return report
 
 
-def _has_right_shape(path: Path, file: pq.ParquetFile, report: Report) -> bool:
-    schema = file.schema_arrow
-    missing = [name for name in _COLUMNS if name not in schema.names]
-    if missing:
-        problem = f"column {', '.join(missing)} is missing; got {', '.join(schema.names)}"
-        report.error(str(path), f"{problem}; expected verl's columns, as `arpo-verl data convert` writes them")
-        return False
+def _has_right_columns(path: Path, file: pq.ParquetFile, report: Report) -> bool:
     if not file.metadata.num_rows:
         report.error(str(path), "has no row")
         return False
-    problems = list(_type_problems(schema))
+    problems = list(column_problems(file.schema_arrow, _NEEDS))
     for problem in problems:
-        report.error(str(path), problem)
-    extra_info = schema.field("extra_info").type if "extra_info" in schema.names else pa.null()
-    if not _has_fields(extra_info, "ability"):
-        report.warning(
-            str(path), "no field 'extra_info.ability', by which a reward function could tell maths from text"
-        )
+        report.error(str(path), f"{problem}; `arpo-verl data convert custom` writes verl's columns")
     return not problems
-
-
-def _type_problems(schema: pa.Schema) -> Iterator[str]:
-    prompt = schema.field("prompt").type
-    is_list = pa.types.is_list(prompt) or pa.types.is_large_list(prompt)
-    if not is_list or not _has_fields(prompt.value_type, "role", "content"):
-        yield f"column 'prompt' is {prompt}; expected a list of structs with role and content"
-    elif not _is_string(prompt.value_type.field("content").type):
-        yield f"column 'prompt' has contents of {prompt.value_type.field('content').type}; expected text"
-    if not _is_string(schema.field("data_source").type):
-        yield f"column 'data_source' is {schema.field('data_source').type}; expected text"
-    reward_model = schema.field("reward_model").type
-    if not _has_fields(reward_model, "ground_truth"):
-        yield f"column 'reward_model' is {reward_model}; expected a struct with ground_truth"
-
-
-def _has_fields(kind: pa.DataType, *names: str) -> bool:
-    return isinstance(kind, pa.StructType) and all(kind.get_field_index(name) >= 0 for name in names)
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    return kind in (pa.string(), pa.large_string())
 
 
 def _check_rows(
     path: Path, file: pq.ParquetFile, limits: Limits, earlier: dict[bytes, list[_Place]], report: Report
 ) -> dict[bytes, _Place]:
     """Check the rows and return the questions of the file."""
-    columns = [name for name in (*_COLUMNS, "ability", "extra_info") if name in file.schema_arrow.names]
     seen = _Seen(earlier)
     questions: dict[bytes, _Place] = {}
     oddities: Counter[str] = Counter()
     count = 0
-    for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
+    for rows in _pieces(parquet_rows(path, file, _NEEDS)):
         usable = []
-        for row in batch.to_pylist():
-            count += 1
+        for count, row in rows:
             place = _Place(path, count)
             if _check_row(place, row, report):
                 usable.append((place, row))
                 _check_duplicates(place, row, seen, report)
                 questions.setdefault(_digest(question(row)), place)
-                oddities.update(prompt_oddities(row, limits.tools))
+                oddities.update(f"prompts {oddity}" for oddity in prompt_oddities(row, limits.tools))
+            if doubt := grading_doubt(row):
+                oddities[f"rows {doubt}"] += 1
             report.rows[_group(path, row)] += 1
         _check_lengths(path, usable, limits, report)
-    for oddity, rows in oddities.items():
-        report.warning(str(path), f"{rows} of {count} prompts {oddity}")
+    for oddity, rows_with_it in oddities.items():
+        report.warning(str(path), f"{rows_with_it} of {count} {oddity}")
     return questions
 
 
-def _check_row(place: _Place, row: dict[str, Any], report: Report) -> bool:
+def _pieces(rows: Iterator[tuple[int, _Row]]) -> Iterator[list[tuple[int, _Row]]]:
+    while piece := list(islice(rows, _ROWS_AT_A_TIME)):
+        yield piece
+
+
+def _check_row(place: _Place, row: _Row, report: Report) -> bool:
     """Return whether a model can be asked what the row asks."""
-    bad_prompt = list(prompt_errors(row["prompt"]))
-    for problem in (*bad_prompt, *other_errors(row)):
-        report.error(str(place), problem)
+    faults = list(row_faults(row, _NEEDS))
+    is_askable = not any(fault.is_of_prompt for fault in faults)
+    if is_askable:
+        faults += template_faults(row["prompt"])
+    for fault in faults:
+        report.error(str(place), str(fault), fault.kind)
     for problem in row_warnings(row):
         report.warning(str(place), problem)
-    return not bad_prompt
+    return is_askable
 
 
-def _group(path: Path, row: dict[str, Any]) -> Group:
-    ability = row.get("ability") or (row.get("extra_info") or {}).get("ability") or "-"
+def _group(path: Path, row: _Row) -> Group:
+    ability = row.get("ability") or extra_info(row).get("ability") or "-"
     return Group(str(path), str(row["data_source"] or "-"), str(ability))
 
 
@@ -165,7 +153,7 @@ def _check_duplicates(place: _Place, row: dict[str, Any], seen: _Seen, report: R
     for elsewhere in seen.questions.get(_digest(question(row)), ()):
         problem = f"the same question as {elsewhere}: a model trained on one knows the other"
         report.warning(str(place), problem, f"a question of {place.file} in {elsewhere.file}")
-    own_id = (row.get("extra_info") or {}).get("id")
+    own_id = extra_info(row).get("id")
     if own_id and (first := seen.ids.setdefault(_digest(str(own_id)), place)) != place:
         problem = f"the same extra_info.id {own_id!r} as row {first.row}"
         report.warning(str(place), problem, f"an extra_info.id of {place.file} twice")

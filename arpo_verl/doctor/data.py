@@ -12,9 +12,13 @@ def check_dataset(subject: Subject, key: str) -> list[Finding]:
     name = f"data.{key}"
     if not subject.is_run:
         return [Finding(name, Status.SKIPPED, f"not given; {name}=... has it checked")]
-    rows = preflight.check_dataset(subject.config, key)
-    text = f"{rows} rows in verl's columns" if rows is not None else "not to be read here; verl reads it"
-    return [Finding(name, Status.OK if rows is not None else Status.SKIPPED, text)]
+    checked = preflight.check_dataset(subject.config, key)
+    if checked is None:
+        return [Finding(name, Status.SKIPPED, "not to be read here; verl reads it")]
+    rows = sum(file.rows for file in checked.values())
+    found = [Finding(name, Status.OK, f"{rows} rows in verl's columns, all read")]
+    doubts = [f"{file}: {warning}" for file, one in checked.items() for warning in one.warnings]
+    return [Finding(name, Status.WARNING, doubt) for doubt in doubts] or found
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -1,7 +1,8 @@
 """`POST /v1/completions` of an OpenAI-compatible server: token ids in, token ids or text out.
 
 Tried again: no connection, time-outs, 429 (as `Retry-After` says), 5xx, answers that are cut short or no completion.
-Not tried again: every other status. The key comes from OPENAI_API_KEY and goes into no file and no message.
+Not tried again: every other status, redirects among them, and answers beyond what was asked for. Bodies are read up to
+a limit. The key comes from OPENAI_API_KEY and goes into no file and no message.
 """
 
 import asyncio
@@ -18,24 +19,25 @@ import stamina
 
 from arpo_tools.redaction import without_credentials
 from arpo_tools.search.http import retry_after
+from arpo_verl.evaluation.server_answers import (
+    Completion,
+    ServerFailed,
+    ServerMisbehaved,
+    ServerRefused,
+    completion_of,
+    expect_what_was_asked,
+    message_in,
+    printable,
+    read_body,
+)
 
 FOR_ONE = frozenset({400, 413, 422})
 """Statuses that are about the one request; each other refusal would meet all requests."""
+_SMALL_BODY = 1 << 20
+"""Bytes of an answer beside its tokens, and of the list of models."""
+_BYTES_OF_A_TOKEN = 256
+"""Its text, escaped, and its id; far more than any tokenizer's mean."""
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class ServerFailed(Exception):
-    """The server gave no usable answer, and trying again did not help."""
-
-    retry_after_seconds: float | None = None
-
-
-class ServerRefused(Exception):
-    """The server understood the request and will not answer it."""
-
-    def __init__(self, message: str, is_for_all: bool) -> None:
-        super().__init__(message)
-        self.is_for_all = is_for_all
 
 
 @dataclass(frozen=True)
@@ -99,22 +101,18 @@ class ServerFacts:
     """vLLM's `max_model_len`; None where the server does not say."""
 
 
-@dataclass(frozen=True)
-class Completion:
-    """One answer."""
-
-    text: str
-    token_ids: list[int] | None
-    finish_reason: str | None
-    stop_reason: str | int | None
-    """What ended it, for servers that say so: a stop string or a token id."""
-
-
 class CompletionServer:
     """The client. An asynchronous context manager, because it keeps connections open."""
 
-    def __init__(self, endpoint: Endpoint, patience: Patience | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, patience: Patience | None = None, vocabulary: int | None = None) -> None:
+        """
+        Args:
+            endpoint: whom to ask.
+            patience: how long to wait.
+            vocabulary: how many tokens the model has; None: ids are not compared with it.
+        """
         self._endpoint = endpoint
+        self._vocabulary = vocabulary
         self._patience = patience or Patience()
         self._session: aiohttp.ClientSession | None = None
 
@@ -123,6 +121,7 @@ class CompletionServer:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # the runner limits what is in flight
             headers={"Authorization": f"Bearer {key}"} if key else {},
+            cookie_jar=aiohttp.DummyCookieJar(),
             # A proxy can't reach what listens on this machine alone.
             trust_env=urlsplit(self._endpoint.base_url).hostname not in _LOOPBACK,
         )
@@ -142,11 +141,11 @@ class CompletionServer:
             ServerRefused: it does not know the key or the model.
         """
         try:
-            card = self._card(await self._once("GET", "/v1/models", None, self._patience.check_seconds))
+            card = self._card(await self._once("GET", "/v1/models", self._patience.check_seconds))
         except ServerFailed as error:
             raise ServerFailed(f"{error}; expected a running server: start it, or correct --base-url") from None
         limit = card.get("max_model_len")
-        return limit if isinstance(limit, int) else None
+        return limit if type(limit) is int and limit > 0 else None
 
     async def probe(self, prompt: list[int], parameters: Mapping[str, Any]) -> bool:
         """Ask for one token as the run will ask; return whether the server gives token ids.
@@ -155,9 +154,8 @@ class CompletionServer:
             ServerFailed: it does not answer.
             ServerRefused: it does not take token ids or a parameter.
         """
-        body = self._body(prompt, {**parameters, "max_tokens": 1, "return_token_ids": True})
-        answer = await self._once("POST", "/v1/completions", body, self._patience.request_seconds)
-        return _completion(answer).token_ids is not None
+        answer = await self._attempt(self._body(prompt, {**parameters, "max_tokens": 1, "return_token_ids": True}))
+        return answer.token_ids is not None
 
     async def complete(self, prompt: list[int], parameters: Mapping[str, Any]) -> Completion:
         """Continue token ids.
@@ -178,7 +176,7 @@ class CompletionServer:
         deadline = time.monotonic() + self._patience.retry_seconds
 
         def delay(error: Exception) -> bool | float:
-            if not isinstance(error, ServerFailed):
+            if not isinstance(error, ServerFailed) or isinstance(error, ServerMisbehaved):
                 return False
             wait = error.retry_after_seconds or 0.0
             return (wait or True) if time.monotonic() + wait < deadline else False
@@ -193,7 +191,9 @@ class CompletionServer:
         raise AssertionError("stamina ends with an answer or an error")
 
     async def _attempt(self, body: dict[str, Any]) -> Completion:
-        return _completion(await self._once("POST", "/v1/completions", body, self._patience.request_seconds))
+        answer = completion_of(await self._once("POST", "/v1/completions", self._patience.request_seconds, body))
+        expect_what_was_asked(answer.token_ids, body["max_tokens"], self._vocabulary)
+        return answer
 
     def _body(self, prompt: list[int], parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {"model": self._endpoint.model, "prompt": prompt, "n": 1, "stream": False, **parameters}
@@ -202,19 +202,20 @@ class CompletionServer:
         """Return what the list of models says about ours."""
         cards = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(cards, list) or not all(isinstance(card, dict) for card in cards):
-            raise ServerFailed(f"{self._endpoint.public_url}/v1/models answered {str(answer)[:200]!r}")
+            raise ServerFailed(f"{self._endpoint.public_url}/v1/models answered {printable(str(answer), 200)!r}")
         known = [str(card.get("id")) for card in cards]
         if self._endpoint.model not in known:
             raise ServerRefused(
                 f"{self._endpoint.public_url} does not serve {self._endpoint.model!r}; expected one of "
-                f"{', '.join(known) or 'no model at all'}: correct --model",
+                f"{printable(', '.join(known)) or 'no model at all'}: correct --model",
                 is_for_all=True,
             )
         return dict(cards[known.index(self._endpoint.model)])
 
-    async def _once(self, method: str, path: str, body: dict[str, Any] | None, seconds: float) -> Any:
+    async def _once(self, method: str, path: str, seconds: float, body: dict[str, Any] | None = None) -> Any:
         assert self._session is not None
         where = self._endpoint.public_url
+        most = _SMALL_BODY + (0 if body is None else _BYTES_OF_A_TOKEN * (body["max_tokens"] + len(body["prompt"])))
         try:
             async with self._session.request(
                 method,
@@ -223,22 +224,42 @@ class CompletionServer:
                 timeout=aiohttp.ClientTimeout(total=seconds),
                 allow_redirects=False,  # they would take the key to another host
             ) as response:
-                content = await response.read()
+                content = await read_body(response, most)
         except asyncio.TimeoutError:
             raise ServerFailed(f"{where} gave no answer within {seconds:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise ServerFailed(f"{where} gave no whole answer: {str(error) or type(error).__name__}") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # a ValueError: a host that no name can be
+            said = self._struck(printable(str(error)) or type(error).__name__)
+            raise ServerFailed(f"{where} gave no whole answer: {said}") from None
         if response.status != 200:
-            raise self._problem(response, content)
+            raise self._problem(response, b"" if content is None else content)
+        if content is None:
+            raise ServerMisbehaved(
+                f"{where} gave more than {most} bytes; expected what was asked for: is it a server of /v1{path[3:]}?"
+            )
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
-            raise ServerFailed(f"{where} answered no JSON: {content[:200]!r}") from None
+            said = self._struck(printable(content[:200].decode("utf-8", "replace")))
+            raise ServerFailed(f"{where} answered no JSON: {said!r}") from None
+
+    def _struck(self, text: str) -> str:
+        """Return a text that others wrote without the key, and without the URL's user name and password."""
+        secrets = (self._endpoint.api_key, urlsplit(self._endpoint.base_url).netloc.rpartition("@")[0])
+        for secret in filter(None, secrets):
+            text = text.replace(secret, "***")
+        return text
 
     def _problem(self, response: aiohttp.ClientResponse, content: bytes) -> Exception:
         status, where = response.status, self._endpoint.public_url
-        said = _said(content)
-        if status in (408, 429) or status >= 500:
+        said = self._struck(message_in(content))
+        if 300 <= status < 400:
+            place = self._struck(printable(without_credentials(response.headers.get("Location", "nowhere"))))
+            return ServerRefused(
+                f"{where} redirects to {place} (HTTP {status}), which is not followed, as it would take the key there; "
+                f"expected an answer: give the address itself as --base-url",
+                is_for_all=True,
+            )
+        if status in (408, 429) or status >= 500 or status < 300:
             failure = ServerFailed(f"{where} answered HTTP {status}: {said}")
             failure.retry_after_seconds = retry_after(response.headers.get("Retry-After"))
             return failure
@@ -248,28 +269,3 @@ class CompletionServer:
             404: ": correct --base-url or --model",
         }.get(status, "")
         return ServerRefused(f"{where} refused with HTTP {status}: {said}{advice}", is_for_all=status not in FOR_ONE)
-
-
-def _said(content: bytes) -> str:
-    """Return the message of an error's body, or the start of the body."""
-    try:
-        values = json.loads(content)
-        error = values.get("error", values)
-        message = error["message"] if isinstance(error, dict) else error
-    except (ValueError, RecursionError, KeyError, AttributeError):
-        message = content.decode("utf-8", "replace")
-    return str(message).strip()[:500] or "no reason given"
-
-
-def _completion(answer: Any) -> Completion:
-    try:
-        choice = answer["choices"][0]
-        completion = Completion(
-            choice["text"] or "", choice.get("token_ids"), choice.get("finish_reason"), choice.get("stop_reason")
-        )
-    except (TypeError, KeyError, IndexError, AttributeError):
-        raise ServerFailed(f"the server's answer is no completion: {str(answer)[:200]!r}") from None
-    ids = completion.token_ids
-    if ids is not None and not (isinstance(ids, list) and all(isinstance(one, int) for one in ids)):
-        raise ServerFailed(f"the server's `token_ids` are {str(ids)[:200]!r}; expected a list of integers")
-    return completion

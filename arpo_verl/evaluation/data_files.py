@@ -1,16 +1,14 @@
-"""The dataset of an evaluation: verl's columns, checked row by row, and what the run's file keeps of a row."""
+"""The dataset of an evaluation: what the run's file keeps of a row, and digests of files."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
+from arpo_verl.data.checks import RowNeeds, row_faults
 from arpo_verl.evaluation.records import DataFile
 from arpo_verl.evaluation.runner import Prompt
-from arpo_verl.reward.answer import accepted_answers
+from arpo_verl.reward.accepted import accepted_answers
 
 _NOT_SPLIT_BY = ("id", "index", "split")
 """Keys of `extra_info` that tell rows apart or are the same in all of them."""
@@ -47,54 +45,6 @@ def weights_fingerprint(folder: Path) -> str | None:
     return digest.hexdigest()
 
 
-def check_parquet(path: Path, prompt_key: str) -> None:
-    """Check what an evaluation needs of each row.
-
-    Raises:
-        ValueError: the file, a column or a row is not as verl's columns are; names the file, the row and the field.
-    """
-    columns = ["data_source", prompt_key, "reward_model"]
-    try:
-        table = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a parquet file: {error}") from error
-    missing = [column for column in columns if column not in table.schema_arrow.names]
-    if missing:
-        raise ValueError(f"{path} has the columns {table.schema_arrow.names}; expected {columns}: add {missing}")
-    if table.metadata.num_rows == 0:
-        raise ValueError(f"{path} has no rows; expected at least one: check how it was made")
-    number = 0
-    for batch in table.iter_batches(columns=columns):
-        for row in batch.to_pylist():
-            if problem := _problem(row, prompt_key):
-                raise ValueError(f"{path}, row {number}: {problem}")
-            number += 1
-
-
-def _problem(row: Mapping[str, Any], prompt_key: str) -> str | None:
-    missing = [name for name in ("data_source", prompt_key, "reward_model") if row.get(name) is None]
-    if missing:
-        return f"no {', '.join(missing)}; expected verl's columns: add it"
-    prompt, reward_model = row[prompt_key], row["reward_model"]
-    is_chat = isinstance(prompt, list) and all(isinstance(one, dict) and one.get("content") for one in prompt)
-    if not is_chat or not any(one.get("role") == "user" for one in prompt):
-        return f"{prompt_key}={str(prompt)[:200]}; expected messages {{'role', 'content'}}, one of a user: convert it"
-    truth = reward_model.get("ground_truth") if isinstance(reward_model, dict) else None
-    if not truths_of(truth):
-        return f"reward_model.ground_truth={truth!r}; expected an answer or a list of accepted ones: add one"
-    if not row["data_source"]:
-        return f"data_source={row['data_source']!r}; expected a name: add one"
-    return None
-
-
-def truths_of(ground_truth: Any) -> list[str]:
-    """Return the accepted answers; an empty list where there is none."""
-    try:
-        return [truth for truth in accepted_answers(ground_truth) if truth.strip()]
-    except ValueError:  # neither text nor numbers
-        return []
-
-
 def prompts_of(rows: Sequence[Mapping[str, Any]], prompt_key: str) -> list[Prompt]:
     """Return what the run's file keeps of the rows.
 
@@ -102,13 +52,14 @@ def prompts_of(rows: Sequence[Mapping[str, Any]], prompt_key: str) -> list[Promp
     have the same, the later one gets a number of its own, so that ids do not depend on the rows that follow.
 
     Raises:
-        ValueError: a row is not as verl's columns are.
+        ValueError: a row is not what a run needs, which a dataset class of one's own may bring about.
     """
     seen: dict[str, int] = {}
     prompts = []
+    needs = RowNeeds(prompt_key)
     for number, row in enumerate(rows):
-        if problem := _problem(row, prompt_key):
-            raise ValueError(f"row {number} of the data: {problem}")
+        if fault := next(row_faults(row, needs), None):
+            raise ValueError(f"row {number + 1} of the data, counted from 1: {fault}: correct it")
         extra = row.get("extra_info") or {}
         name = next((extra[key] for key in ("id", "index") if extra.get(key) is not None), number)
         one = f"{row['data_source']}/{name}"
@@ -120,7 +71,7 @@ def prompts_of(rows: Sequence[Mapping[str, Any]], prompt_key: str) -> list[Promp
                 data_source=str(row["data_source"]),
                 ability=str(row.get("ability") or ""),
                 question=str(questions[-1]),
-                truths=truths_of(row["reward_model"]["ground_truth"]),
+                truths=accepted_answers(row["reward_model"]["ground_truth"]),
                 extra={
                     key: value
                     for key, value in extra.items()

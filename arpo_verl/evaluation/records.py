@@ -17,6 +17,8 @@ FROM_SERVER, FROM_TEXT = "server", "text"
 """Values of `RunHeader.token_ids`."""
 ERROR = "error"
 """`stop_reason` of a sample that has no response."""
+ANOTHER_PROGRAM = "another program"
+"""`RunHeader.config` of answers that another program generated (`other_answers.py`)."""
 MEASURED_FIELDS = ("seconds",)
 """The keys, of a sample and of its calls, that measure time."""
 
@@ -56,7 +58,7 @@ class RunHeader:
     overrides: list[str]
     """Hydra's words of the command."""
     config: str
-    """The configuration that they override."""
+    """The configuration that they override, or `ANOTHER_PROGRAM`."""
     data: list[DataFile]
     prompts: int
     """How many rows of `data` the run asks."""
@@ -162,6 +164,17 @@ def line_of(record: RunHeader | SampleRecord) -> bytes:
     return json.dumps({"type": kind, **asdict(record)}, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
 
 
+def write_run(path: Path, run: Run) -> None:
+    """Write a whole run to a new file.
+
+    Raises:
+        FileExistsError: there is a file.
+    """
+    with path.open("xb") as file:
+        file.write(line_of(run.header))
+        file.writelines(map(line_of, run.samples))
+
+
 def parse_header(line: bytes, where: str) -> RunHeader:
     """Return the record of a file's first line; `where` names it in an error.
 
@@ -187,7 +200,10 @@ def _parse(line: bytes, kind: str, where: str) -> dict[str, Any]:
         raise ValueError(f"{where} is not JSON: {error}; expected a line of `arpo-verl eval run`: remove it") from error
     found = values.pop("type", None) if isinstance(values, dict) else None
     if found != kind:
-        raise ValueError(f"{where} is of the type {found!r}; expected {kind!r}: give it a file of `arpo-verl eval run`")
+        raise ValueError(
+            f"{where} is of the type {found!r}; expected {kind!r}: give it a file of `arpo-verl eval run`, or another "
+            f"program's answers with their benchmark (`arpo-verl eval score ANSWERS.jsonl --data FILE.parquet`)"
+        )
     return dict(values)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from arpo_verl.evaluation.judgements import Judge
 from arpo_verl.evaluation.markdown import number, percent, table
 from arpo_verl.evaluation.measures import JUDGE, LABELS, wanted_measures
-from arpo_verl.evaluation.records import RunHeader
+from arpo_verl.evaluation.records import ANOTHER_PROGRAM, RunHeader
 from arpo_verl.evaluation.scoring import ScoredRun
 from arpo_verl.evaluation.summary import Summary
 
@@ -25,11 +25,9 @@ def as_markdown(run: ScoredRun, summaries: Sequence[Summary], judge: Judge | Non
         notes,
         "## Reward of the training",
         _rewards(summaries),
-        "## What the samples are like",
-        _behaviour(summaries),
-        _calls(summaries),
-        _stop_reasons(summaries),
     ]
+    if run.header.config != ANOTHER_PROGRAM:  # which does not say
+        parts += ["## What the samples are like", _behaviour(summaries), _calls(summaries), _stop_reasons(summaries)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -51,7 +49,12 @@ def notes_on(run: ScoredRun, summaries: Sequence[Summary], judge: Judge | None) 
     missing = sum(prompt.missing for prompt in run.prompts) + n * run.prompts_not_begun
     errors = sum(prompt.errors for prompt in run.prompts)
     notes = ["± is one standard error, over prompts." + (f" pass@1 is avg@{n}." if n > 1 else "")]
-    if missing:
+    if run.header.config == ANOTHER_PROGRAM:
+        notes.append(
+            f"The answers are another program's: {missing} of {expected} are not in its file and count as wrong. Where "
+            f"it has answers alone, the reward is that of the answer in the training's format."
+        )
+    elif missing:
         notes.append(
             f"{missing} of {expected} samples have no response and count as wrong: {missing - errors} were not "
             f"reached, which the same `arpo-verl eval run` makes up for, and {errors} were refused by the server."
@@ -97,6 +100,8 @@ def _settings(header: RunHeader) -> str:
     sampling = ", ".join(f"{name} {value}" for name, value in header.sampling.items() if value is not None)
     limits = ", ".join(f"{name} {value}" for name, value in header.limits.items() if value is not None)
     tools = ", ".join(header.tools) or "none"
+    if header.config == ANOTHER_PROGRAM:
+        return f"n {header.n}; answers of another program."
     lines = [f"n {header.n}", sampling, limits, f"tools: {tools}"]
     return "; ".join(line for line in lines if line) + "."
 

@@ -26,26 +26,21 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from arpo_verl.evaluation.completions import (
-    CompletionServer,
-    Endpoint,
-    Patience,
-    ServerFacts,
-    ServerFailed,
-    ServerRefused,
-)
-from arpo_verl.evaluation.data_files import check_parquet, fingerprint, weights_fingerprint
+from arpo_verl.data.checks import RowNeeds
+from arpo_verl.data.rows import READABLE, check_file
+from arpo_verl.evaluation.completions import CompletionServer, Endpoint, Patience, ServerFacts
+from arpo_verl.evaluation.data_files import fingerprint, weights_fingerprint
 from arpo_verl.evaluation.local_server import LocalServer, ServerEnded, free_port, local_server
 from arpo_verl.evaluation.progress_line import shown
 from arpo_verl.evaluation.records import FROM_SERVER, FROM_TEXT, RunHeader
 from arpo_verl.evaluation.run_file import RunFile, RunFileError, open_run_file
 from arpo_verl.evaluation.runner import Progress, PromptError, Runner, ServerGone, tasks_of
+from arpo_verl.evaluation.server_answers import ServerFailed, ServerRefused
 
 if TYPE_CHECKING:
     from arpo_verl.integration.evaluation import Rollouts
 
 NAME = "arpo-verl eval run"
-DATA_SUFFIXES = (".parquet", ".json", ".jsonl")
 SAMPLING: dict[str, tuple[Callable[[str], float], str, Callable[[float], bool]]] = {
     "temperature": (float, "a number of at least 0; 0 is greedy", lambda value: 0 <= value < math.inf),
     "top_p": (float, "the probability mass to sample from, above 0 and at most 1", lambda value: 0 < value <= 1),
@@ -113,10 +108,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         ValueError: an argument is wrong.
     """
     for path in arguments.data:
-        if not path.is_file() or path.suffix not in DATA_SUFFIXES:
-            raise ValueError(
-                f"--data {path}; expected a file in {', '.join(DATA_SUFFIXES)}, which verl reads: correct it"
-            )
+        if not path.is_file() or path.suffix not in READABLE:
+            raise ValueError(f"--data {path}; expected a file in {', '.join(READABLE)}, which verl reads: correct it")
     if arguments.out.is_dir() or not arguments.out.resolve().parent.is_dir():
         raise ValueError(f"--out {arguments.out}; expected a file in a folder that exists: make the folder")
     for name in ("n", "concurrency", "request_seconds", "retry_seconds", "start_seconds"):
@@ -172,10 +165,10 @@ class Evaluation:
         async with self._server(self._arguments.base_url) as server:
             await server.find_model()
 
-    def _server(self, base_url: str) -> CompletionServer:
+    def _server(self, base_url: str, vocabulary: int | None = None) -> CompletionServer:
         arguments = self._arguments
         endpoint = Endpoint.of(base_url, arguments.model, os.environ.get("OPENAI_API_KEY"))
-        return CompletionServer(endpoint, Patience(arguments.request_seconds, arguments.retry_seconds))
+        return CompletionServer(endpoint, Patience(arguments.request_seconds, arguments.retry_seconds), vocabulary)
 
     def _load(self) -> "Rollouts":
         # Imported here because verl takes seconds, which an error about an argument or the server should not wait for.
@@ -184,9 +177,9 @@ class Evaluation:
         arguments = self._arguments
         source = ConfigSource(arguments.config_path, arguments.config_name, arguments.overrides)
         config = compose_config(source, arguments.model)
-        for path in arguments.data:
-            if path.suffix == ".parquet":
-                check_parquet(path, config.data.prompt_key)
+        for path in () if config.data.custom_cls.path else arguments.data:  # a class decides what it reads
+            for warning in check_file(path, RowNeeds(config.data.prompt_key)).warnings:
+                self._console.print(f"note: {path}: {warning}")
         return Rollouts(config, arguments.data)
 
     def _choose_sampling(self) -> dict[str, float | int | None]:
@@ -258,7 +251,7 @@ class Evaluation:
 
     async def _ask(self, base_url: str, first_request: tuple[list[int], dict[str, Any]]) -> None:
         prompt, stops = first_request
-        async with self._server(base_url) as server:
+        async with self._server(base_url, self._rollouts.vocabulary) as server:
             context_length = await server.find_model()
             sampling = {name: value for name, value in self._sampling.items() if value is not None}
             gives_token_ids = await server.probe(prompt, sampling | stops)
@@ -280,6 +273,8 @@ class Evaluation:
         """What the file has, and what to do about the rest."""
         counts, out = self.progress, self._arguments.out
         refused = f"; the server refused {counts.refused}: {counts.last_problem}" if counts.refused else ""
+        if cut := self._rollouts.answers_cut:
+            refused += f"; {cut} answers had more than max_tokens tokens and were cut there"
         if not counts.missing:
             return f"{out} has all {counts.expected} samples{refused}"
         failed = f" ({counts.failed} failed: {counts.last_problem})" if counts.failed else ""

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arpo_verl.evaluation.completions import ServerFailed, ServerRefused
 from arpo_verl.evaluation.records import ERROR, CallRecord, SampleRecord
 from arpo_verl.evaluation.run_file import RunFile
+from arpo_verl.evaluation.server_answers import ServerFailed, ServerRefused
 from arpo_verl.rollout.tasks import Tasks
 
 FAILURES_IN_A_ROW = 20

@@ -2,6 +2,13 @@
 
 Verdicts are read from RUN.judge.jsonl, where `arpo-verl eval judge` has left some. Samples that are missing count as
 wrong.
+
+Answers that another program generated are scored with --data, the benchmark in verl's columns:
+
+  arpo-verl eval score answers.jsonl --data gsm8k.parquet
+
+One JSON object a line, with `id` (extra_info.id of the benchmark) or `question`, and `answer` (the final answer alone)
+or `output` (the whole response); `sample` numbers several answers of a prompt from 0.
 """
 
 import argparse
@@ -10,13 +17,21 @@ import sys
 from pathlib import Path
 
 from arpo_verl.evaluation.measures import LABELS
+from arpo_verl.evaluation.other_answers import missing_prompts, read_other_answers
+from arpo_verl.evaluation.records import Run, write_run
 from arpo_verl.evaluation.report import as_json, as_markdown
 from arpo_verl.evaluation.scored_file import score_file
 from arpo_verl.evaluation.summary import summarize
 
+_SHOWN = 5
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_file", type=Path, metavar="RUN.jsonl", help="what `arpo-verl eval run` wrote")
+    parser.add_argument("run_file", type=Path, metavar="RUN.jsonl", help="what `arpo-verl eval run` wrote, or answers")
+    parser.add_argument("--data", type=Path, action="append", metavar="FILE", help="the benchmark that another "
+        "program has answered, as `arpo-verl data convert` writes it; may be given again")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="RUN.jsonl", help="with --data: also write the answers as a run's "
+        "file, which `eval judge` and `eval compare` read")  # fmt: skip
     parser.add_argument("--by", metavar="FIELD", help="also split data sources by a field of the data, such as level")
     parser.add_argument("--measure", choices=LABELS, help="the accuracy of all data sources (default: each its own)")
     parser.add_argument("--judge", metavar="MODEL", help="whose verdicts count, where several models have judged")
@@ -26,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report and return the exit code."""
     try:
-        scored = score_file(arguments.run_file, arguments.judge, arguments.measure)
+        other = _other_answers(arguments)
+        scored = score_file(arguments.run_file, arguments.judge, arguments.measure, other)
         summaries = summarize(scored.run, arguments.by)
         if arguments.json is not None:
             report = as_json(scored.run, summaries, scored.judge)
@@ -36,3 +52,24 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _other_answers(arguments: argparse.Namespace) -> Run | None:
+    """Return the answers of another program, None where the file is a run's, and say which prompts have none."""
+    if not arguments.data:
+        if arguments.out is not None:
+            raise ValueError("--out needs --data: a run's file is one already; leave it out, or name the benchmark")
+        return None
+    if arguments.out is not None and arguments.out.exists():
+        raise ValueError(f"--out {arguments.out} exists: choose another name")
+    run = read_other_answers(arguments.run_file, arguments.data)
+    if missing := missing_prompts(run):
+        more = ", ..." if len(missing) > _SHOWN else ""
+        print(
+            f"note: {arguments.run_file} has no answer to {len(missing)} of {run.header.prompts} prompts, which count "
+            f"as wrong: {', '.join(missing[:_SHOWN])}{more}",
+            file=sys.stderr,
+        )
+    if arguments.out is not None:
+        write_run(arguments.out, run)
+    return run

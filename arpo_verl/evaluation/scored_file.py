@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from arpo_verl.evaluation.judgements import Judge, judgement_path, only_judge, read_judgements
-from arpo_verl.evaluation.records import SampleRecord, read_run
+from arpo_verl.evaluation.records import Run, SampleRecord, read_run
 from arpo_verl.evaluation.scoring import ScoredRun, Scorers, score_run
 from arpo_verl.reward.math_check import MathChecker
 from arpo_verl.reward.score import Score, compute_score
@@ -19,19 +19,22 @@ class ScoredFile:
     judge: Judge | None
 
 
-def score_file(path: Path, judge_model: str | None = None, measure: str | None = None) -> ScoredFile:
+def score_file(
+    path: Path, judge_model: str | None = None, measure: str | None = None, run: Run | None = None
+) -> ScoredFile:
     """Score a run's file.
 
     Args:
         path: the run's file; verdicts are read from the judge's file beside it, if there is one.
         judge_model: whose verdicts count, where several models have judged.
         measure: the accuracy of all data sources, if not each its own.
+        run: what is in the file, where it has been read already.
 
     Raises:
         OSError: the run's file can't be read.
         ValueError: one of the files is not what it should be, or what is asked for is not in it.
     """
-    run = read_run(path)
+    run = read_run(path) if run is None else run
     judgements = read_judgements(judgement_path(path))
     judge = only_judge(judgements, judge_model, judgement_path(path))
     verdicts = {one.case: one.verdict for one in judgements if one.judge == judge}

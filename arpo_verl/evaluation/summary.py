@@ -14,6 +14,8 @@ from arpo_verl.evaluation.records import SampleRecord
 from arpo_verl.evaluation.scoring import ScoredPrompt, ScoredRun
 
 ALL = "all"
+ABILITY = "ability"
+"""The field that every dataset has, in `extra_info` or as a column."""
 ACCURACY = "accuracy"
 """The measure of the row over all: of each prompt the accuracy that its benchmark has."""
 
@@ -60,7 +62,7 @@ def summarize(run: ScoredRun, by: str | None = None) -> list[Summary]:
 
     Args:
         run: the scored run.
-        by: a key of `extra` to split data sources by; where some prompts of one lack it they form a row of their own.
+        by: a key of `extra`, or `ability`, to split data sources by; where some prompts lack it they are a row.
 
     Raises:
         ValueError: no prompt has the key.
@@ -85,13 +87,32 @@ def summarize(run: ScoredRun, by: str | None = None) -> list[Summary]:
 def _split(sources: Mapping[str, Sequence[ScoredPrompt]], by: str) -> dict[str, list[ScoredPrompt]]:
     split = {}
     for source, prompts in sources.items():
-        if any(by in prompt.extra for prompt in prompts):
-            parts = _grouped((f"{source}, {by} {prompt.extra.get(by, 'unknown')}", prompt) for prompt in prompts)
+        if any(_value(prompt, by) for prompt in prompts):
+            parts = _grouped((f"{source}, {by} {_value(prompt, by) or 'unknown'}", prompt) for prompt in prompts)
             split.update(dict(sorted(parts.items())))
     if not split:
-        known = sorted({key for prompts in sources.values() for prompt in prompts for key in prompt.extra})
-        raise ValueError(f"no prompt has {by!r} to split by; the file has {', '.join(known) or 'nothing'}")
+        known = _fields_to_split_by([prompt for prompts in sources.values() for prompt in prompts])
+        has = f"the file has {', '.join(known)}: name one of them" if known else "the file has nothing of the kind"
+        raise ValueError(
+            f"no prompt has {by!r} to split by; {has}, or leave --by out. It is a field of the dataset's extra_info, "
+            f"which a benchmark without such labels has empty"
+        )
     return split
+
+
+def _value(prompt: ScoredPrompt, by: str) -> str:
+    """Return a prompt's value of a field, empty where it has none."""
+    value = prompt.extra.get(by)
+    if value in (None, "") and by == ABILITY:
+        value = prompt.ability
+    return "" if value is None else str(value)
+
+
+def _fields_to_split_by(prompts: Sequence[ScoredPrompt]) -> list[str]:
+    """Return the fields that some prompts share the value of, unlike their questions."""
+    fields = sorted({key for prompt in prompts for key in (*prompt.extra, ABILITY)})
+    values = {name: [value for prompt in prompts if (value := _value(prompt, name))] for name in fields}
+    return [name for name, found in values.items() if found and (len(set(found)) < len(found) or len(prompts) == 1)]
 
 
 def _grouped(labelled: Iterable[tuple[str, ScoredPrompt]]) -> dict[str, list[ScoredPrompt]]:

@@ -27,10 +27,11 @@ from verl.utils.import_utils import resolve_config_path
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from arpo_verl.evaluation.completions import CompletionServer, ServerFacts, ServerRefused
+from arpo_verl.evaluation.completions import CompletionServer, ServerFacts
 from arpo_verl.evaluation.data_files import fingerprint, prompts_of
 from arpo_verl.evaluation.records import CallRecord, DataFile
 from arpo_verl.evaluation.runner import PromptError, Response, Task
+from arpo_verl.evaluation.server_answers import ServerMisbehaved, ServerRefused
 from arpo_verl.evaluation.stops import Stopped, restore_stop
 from arpo_verl.integration.agent_loop import TreeAgentLoop, TreeRequest, end_token_ids, tool_schema
 from arpo_verl.integration.engine import Stops
@@ -198,6 +199,18 @@ class Rollouts:
         )
 
     @property
+    def vocabulary(self) -> int:
+        """How many tokens the model has: those of its tokenizer, or the rows of its embedding, which may be more."""
+        text = getattr(self._stock.model_config.hf_config, "text_config", self._stock.model_config.hf_config)
+        rows = getattr(text, "vocab_size", 0)
+        return max(len(self._stock.tokenizer), rows if isinstance(rows, int) else 0)
+
+    @property
+    def answers_cut(self) -> int:
+        """How many answers, of a server that gives text alone, had more than `max_tokens` tokens and were cut."""
+        return getattr(self._client, "answers_cut", 0)
+
+    @property
     def tools(self) -> list[str]:
         return [tool.name for tool in self._stock.tools]
 
@@ -243,6 +256,8 @@ class _CompletionsClient(LLMServerClient):
         self._server, self._facts = server, facts
         self.tokenizer: Any = None
         self.seed: float | int | None = None
+        self.answers_cut = 0
+        """Texts with more of our tokens than the server was allowed to write."""
 
     async def _acquire_server(self, request_id: str, **extra: Any) -> tuple[str, Any]:
         async def generate(prompt_ids: list[int], sampling_params: dict[str, Any], **_: Any) -> TokenOutput:
@@ -263,16 +278,23 @@ class _CompletionsClient(LLMServerClient):
         if not self._facts.gives_token_ids:
             body["skip_special_tokens"] = False  # tags and calls may be made of them
         completion = await self._server.complete(prompt_ids, body)
-        ids = completion.token_ids
-        if ids is None:
-            stopped = Stopped(completion.text, completion.finish_reason, completion.stop_reason)
+        ids, finish_reason = completion.token_ids, completion.finish_reason
+        if not self._facts.gives_token_ids:
+            stopped = Stopped(completion.text, finish_reason, completion.stop_reason)
             ids = self._encoded(stopped, parameters.get("stop", []))
+            if len(ids) > body["max_tokens"]:
+                ids, finish_reason = ids[: body["max_tokens"]], "length"
+                self.answers_cut += 1
+        if ids is None:
+            raise ServerMisbehaved(
+                "the server gave no `token_ids` with this answer; expected them, as it gave them when the run began"
+            )
         # Log-probabilities are the trainer's; evaluation has no use for them.
         return TokenOutput(
             token_ids=ids,
             log_probs=[0.0] * len(ids),
             stop_reason="completed",
-            extra_fields={FINISH_REASON: completion.finish_reason},
+            extra_fields={FINISH_REASON: finish_reason},
         )
 
     def _room(self, prompt_ids: list[int], asked: int) -> int:

@@ -7,19 +7,22 @@ import contextlib
 import importlib
 import importlib.metadata
 import json
+import logging
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
 
+from arpo_verl.data.checks import RowNeeds
+from arpo_verl.data.rows import READABLE, CheckedFile, check_file
 from arpo_verl.integration.resume_check import check_resume
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, TAG_FORMAT, arpo_config
+
+logger = logging.getLogger(__name__)
 
 VERL_VERSIONS = ("0.9.1", "0.10")
 OLDEST_VLLM = "0.18.0"
@@ -262,63 +265,45 @@ def _check_class(path: str, entry: DictConfig) -> None:
 
 
 def check_datasets(config: DictConfig) -> None:
-    """Check the files that are trained on and validated with."""
+    """Check the files that are trained on and validated with, and log what may be compared wrongly in them."""
     for key in DATASETS:
-        check_dataset(config, key)
+        for file, checked in (check_dataset(config, key) or {}).items():
+            for warning in checked.warnings:
+                logger.warning("data.%s=%s: %s", key, file, warning)
 
 
-def check_dataset(config: DictConfig, key: str) -> int | None:
-    """Check the files of one of `DATASETS` as far as they can be read here, and return their rows; None: unknown.
+def check_dataset(config: DictConfig, key: str) -> dict[str, CheckedFile] | None:
+    """Check every row of the files of one of `DATASETS`, and return what is in them; None: they can't be read here.
 
     Raises:
-        ValueError: a file is missing, unreadable or not in verl's columns.
+        ValueError: a file is missing or unreadable, or a row is not what a run needs.
     """
     if config.data.custom_cls.path:
         return None  # the class decides what it reads
     files = config.data[key]
     if not files:
         raise ValueError(f"data.{key}={files!r}; expected the path of a parquet file: set it")
-    rows = 0
+    needs = RowNeeds(config.data.prompt_key, config.reward.custom_reward_function.path != OUR_REWARD)
+    checked = {}
     is_known = True
     for file in [files] if isinstance(files, str) else files:
+        path = Path(str(file)).expanduser()
         if "://" in str(file):
             is_known = False
-            continue
-        path = Path(str(file)).expanduser()
-        if not path.is_file():
+        elif not path.is_file():
             raise ValueError(f"data.{key}={str(path)!r} is not a file: correct the path")
-        if path.suffix == ".parquet":
-            rows += _check_parquet(f"data.{key}", path, config.data.prompt_key)
+        elif path.suffix not in READABLE:
+            raise ValueError(f"data.{key}={str(path)!r}; expected a file in {', '.join(READABLE)}, which verl reads")
         else:
-            is_known = False
-    return rows if is_known else None
+            checked[str(path)] = _checked_file(key, path, needs)
+    return checked if is_known else None
 
 
-def _check_parquet(key: str, file: Path, prompt_key: str) -> int:
-    """Check the columns and the first row, and return the number of rows."""
-    columns = ["data_source", prompt_key, "reward_model"]
+def _checked_file(key: str, path: Path, needs: RowNeeds) -> CheckedFile:
     try:
-        table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{key}={str(file)!r} is not a parquet file: {error}") from error
-    missing = [column for column in columns if column not in table.schema_arrow.names]
-    if missing:
-        raise ValueError(
-            f"{key}={str(file)!r} has the columns {table.schema_arrow.names}; expected {columns}: add {missing}"
-        )
-    if table.metadata.num_rows == 0:
-        raise ValueError(f"{key}={str(file)!r} has no rows; expected at least one: check how it was made")
-    row: dict[str, Any] = next(table.iter_batches(batch_size=1, columns=columns)).to_pylist()[0]
-    prompt = row[prompt_key]
-    if not (isinstance(prompt, list) and prompt and "content" in prompt[0]):
-        raise ValueError(
-            f"{key}={str(file)!r}, row 0: {prompt_key}={prompt!r}; expected a list of {{'role', 'content'}}: convert it"
-        )
-    if not (isinstance(row["reward_model"], dict) and row["reward_model"].get("ground_truth") is not None):
-        raise ValueError(
-            f"{key}={str(file)!r}, row 0: reward_model={row['reward_model']!r}; expected a 'ground_truth' in it: add it"
-        )
-    return int(table.metadata.num_rows)
+        return check_file(path, needs)
+    except ValueError as error:
+        raise ValueError(f"data.{key}: {error}") from error
 
 
 def check_port(config: DictConfig) -> None:

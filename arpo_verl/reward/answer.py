@@ -8,7 +8,6 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 _ARTICLES = {"a", "an", "the"}
 _NUMBER = re.compile(r"[+-]?((\d{1,3}(,\d{3})+|\d+)(\.\d*)?|\.\d+)(/[1-9]\d*)?")
@@ -43,29 +42,6 @@ def extract_boxed(text: str) -> str | None:
         if depth == 0:
             return text[start : brace.start()]
     return None
-
-
-def accepted_answers(ground_truth: Any) -> list[str]:
-    """Return the accepted answers of a row as texts.
-
-    Args:
-        ground_truth: a text, a number, a sequence or NumPy array of them, or a mapping with these as `target`
-            (Search-R1's rows).
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if isinstance(ground_truth, dict) and "target" in ground_truth:
-        ground_truth = ground_truth["target"]
-    if hasattr(ground_truth, "tolist"):  # NumPy's arrays and scalars
-        ground_truth = ground_truth.tolist()
-    answers = ground_truth if isinstance(ground_truth, (list, tuple)) else [ground_truth]
-    if not all(isinstance(answer, (str, int, float)) for answer in answers):
-        raise ValueError(
-            f"ground truth {ground_truth!r}; expected a text, a number or a list of them: "
-            f"correct reward_model.ground_truth in the dataset"
-        )
-    return [str(answer) for answer in answers]
 
 
 def number(text: str) -> Fraction | None:

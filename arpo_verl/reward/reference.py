@@ -13,7 +13,8 @@ A `\boxed 5` without braces beside a `\boxed{}` is not looked for.
 
 from typing import Any
 
-from arpo_verl.reward.answer import accepted_answers, extract_boxed, released_f1
+from arpo_verl.reward.accepted import accepted_answers
+from arpo_verl.reward.answer import extract_boxed, released_f1
 from arpo_verl.reward.score import Score, make_score
 
 

@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict
 
-from arpo_verl.reward.answer import accepted_answers, extract_boxed, token_f1
+from arpo_verl.reward.accepted import accepted_answers
+from arpo_verl.reward.answer import extract_boxed, token_f1
 from arpo_verl.reward.math_check import CHECK_TIMEOUT_SECONDS, MathChecker, Verdict
 
 TAGS = ("think", "search", "python", "result", "answer")

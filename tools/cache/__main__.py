@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 import sqlite3
 import sys
@@ -18,6 +19,9 @@ _PAGE = re.compile(r"^Page \d+: ", re.MULTILINE)
 # What the released search tool stores for a failed search, beside a genuine lack of results.
 _CACHED = ("retrieval_server", "brightdata", "serper", "tavily", "brave", "searxng")
 """The back-ends that look into a cache."""
+_NEVER_CACHED = ("local", "replay")
+_PAGE_BROWSER = "page"
+"""Whose keys are addresses, and no queries."""
 _NO_ANSWER = ("", "No search results found.", "None")
 
 
@@ -57,10 +61,26 @@ def _released(query: str, text: object, backend: str) -> Entry | None:
 def _exported(line: str, place: str) -> Entry:
     try:
         fields = json.loads(line)
-        key = CacheKey(str(fields["backend"]), str(fields["query"]), str(fields["parameters"]))
-        return Entry(key, passages_from_json(fields["passages"]), float(fields["created"]))
+        backend, query, parameters = (_text(fields[name]) for name in ("backend", "query", "parameters"))
+        passages, created = passages_from_json(fields["passages"]), float(fields["created"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{place}: got {line[:80]!r}; expected a line of `export`: {error!r}") from error
+    if backend in _NEVER_CACHED:
+        raise ValueError(
+            f"{place}: the answers of {backend!r}, which looks into no cache, would be read by nothing; expected those "
+            f"of {', '.join(_CACHED)} or a search engine of your own: take the line out, or name the right back-end"
+        )
+    # An answer is found by the query as it is normalised now, whatever wrote the export.
+    query = query if backend == _PAGE_BROWSER else normalise_query(query)
+    if not query or not math.isfinite(created):
+        raise ValueError(f"{place}: got {line[:80]!r}; expected a query, and a time in `created`: take the line out")
+    return Entry(CacheKey(backend, query, parameters), passages, created)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def write_entries(entries: Iterable[Entry], path: Path | None) -> int:
