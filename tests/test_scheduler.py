@@ -170,8 +170,8 @@ def test_a_closing_tag_split_over_probe_and_rest_ends_the_turn_where_it_is_compl
 @pytest.mark.parametrize(
     ("turn", "seen"),
     [
-        ("</python>", "Error: </python> without <python>."),
-        ("<search>x</python>", "Error: </python> without <python>."),
+        ("</python>", "Error: the closing tag of 'python' has no opening tag before it."),
+        ("<search>x</python>", "Error: the closing tag of 'python' has no opening tag before it."),
         ("<search><python>7</python>", "2"),
     ],
 )
