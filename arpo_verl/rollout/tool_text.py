@@ -98,6 +98,8 @@ class ControlTokens:
     """Without the token for unknown characters, which ordinary text may hold."""
     unknown: str | None = None
     """The text of that token."""
+    special_texts: frozenset[str] = frozenset()
+    """Those of the texts that are special tokens, which verl leaves out when it decodes a response for the reward."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -112,7 +114,9 @@ def control_tokens(tokenizer: Any) -> ControlTokens:
     unknown, reserved = tokenizer.unk_token_id, (tokenizer.bos_token_id, tokenizer.eos_token_id)
     has_unknown = unknown is not None and unknown not in reserved
     ids = frozenset(number for number in texts if not (has_unknown and number == unknown))
-    return ControlTokens(tuple(sorted(set(texts.values()))), ids, tokenizer.unk_token if has_unknown else None)
+    special = {str(token) for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
+    unknown_text = tokenizer.unk_token if has_unknown else None
+    return ControlTokens(tuple(sorted(set(texts.values()))), ids, unknown_text, frozenset(special))
 
 
 def _is_word(text: str) -> bool:
