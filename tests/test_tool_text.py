@@ -1,4 +1,4 @@
-"""A tool's text enters the rollout as text: it can be encoded, opens and closes nothing, and becomes no control token."""
+"""A tool's text stays text: it can be encoded, opens and closes nothing, and becomes no control token."""
 
 import re
 
@@ -21,21 +21,21 @@ def test_the_tags_of_the_reward_are_known():
     assert tool_text.REWARD_TAGS == score.TAGS
 
 
-SURROGATES = {
-    "\ud83d": "\ufffd",
-    "a\ud83db": "a\ufffdb",
-    "\ude00": "\ufffd",
-    "\ud83d\ude00": "\U0001f600",
-    "\ude00\ud83d": "\ufffd\ufffd",
-    "\ud83d\ud83d\ude00x": "\ufffd\U0001f600x",
-    "\udcff": "\ufffd",
-    "\ufeffa": "\ufeffa",
-    "\x00": "\x00",
-    "": "",
-}
+SURROGATES = [
+    ("\ud83d", "\ufffd"),
+    ("a\ud83db", "a\ufffdb"),
+    ("\ude00", "\ufffd"),
+    ("\ud83d\ude00", "\U0001f600"),
+    ("\ude00\ud83d", "\ufffd\ufffd"),
+    ("\ud83d\ud83d\ude00x", "\ufffd\U0001f600x"),
+    ("\udcff", "\ufffd"),
+    ("\ufeffa", "\ufeffa"),
+    ("\x00", "\x00"),
+    ("", ""),
+]
 
 
-@pytest.mark.parametrize(("text", "valid"), SURROGATES.items())
+@pytest.mark.parametrize(("text", "valid"), SURROGATES, ids=ascii)
 def test_lone_surrogates_are_replaced_and_pairs_joined(text, valid):
     assert valid_text(text) == valid
 

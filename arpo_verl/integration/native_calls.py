@@ -155,21 +155,19 @@ def read_hermes(text: str, is_over: bool) -> tuple[str, list[NativeCall]]:
     while (found := _next_marker(text, end)) is not None:
         start, marker = found
         inside = start + len(marker)
-        stop = _end_of_call(text, inside) if marker == opening else None
-        content = text[inside : stop - len(closing)] if stop is not None else text[inside:]
         call: NativeCall | None = None
         if marker == closing:
-            call = _wrong("a closing tool_call tag has no opening one before it")
             stop = inside
-        elif stop is None:
-            following = text.find(opening, inside)
-            stop = len(text) if following < 0 else following
-            if _CALL_LIKE.match(content) and (is_over or following >= 0):
-                call = _wrong("an opening tool_call tag has no closing one after it")
-            else:
-                stop = inside
+            call = _wrong("a closing tool_call tag has no opening one before it")
+        elif (end_of_call := _end_of_call(text, inside)) is not None:
+            stop = end_of_call
+            call = _hermes_call(text[inside : stop - len(closing)])
         else:
-            call = _hermes_call(content)
+            following = text.find(opening, inside)
+            stop = inside
+            if _CALL_LIKE.match(text, inside) and (is_over or following >= 0):
+                stop = len(text) if following < 0 else following
+                call = _wrong("an opening tool_call tag has no closing one after it")
         is_call = call is not None and (call.error is None or start > thought)
         kept.append(text[end : start if is_call else stop])
         if call is not None and is_call:
@@ -186,6 +184,8 @@ def _next_marker(text: str, begin: int) -> tuple[int, str] | None:
 def _end_of_call(text: str, begin: int) -> int | None:
     """Return where the call ends whose inside begins at `begin`; None where it is not closed before the next one."""
     opening, closing = FORMATS["hermes"].markers
+    if closing not in text[begin:]:
+        return None
     try:
         _, end = json.JSONDecoder().raw_decode(text, _BLANK.match(text, begin).end())  # type: ignore[union-attr]
     except (ValueError, RecursionError):
@@ -284,7 +284,7 @@ def _from_parsed(call: Any) -> NativeCall:
 
 def _with_kimi_errors(calls: list[NativeCall], text: str) -> list[NativeCall]:
     """verl takes arguments that are not a JSON object for none at all."""
-    written = _KIMI_CALL.findall(text)
+    written = _KIMI_CALL.findall(text) if calls else []
     if len(written) != len(calls):
         return calls
     checked = []
