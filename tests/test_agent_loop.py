@@ -1,12 +1,13 @@
 """The agent loop on verl's own interfaces: the tokens of verl's tool agent loop, and trees of native tool calls."""
 
 import asyncio
+import functools
 import json
 from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_module
-from tokenizers import processors
+from tokenizers import AddedToken, processors
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 from verl.tools.base_tool import BaseTool
@@ -80,9 +81,16 @@ class Server:
         )
 
 
-def loop(kind, write, *overrides: str, with_tools=None):
+@functools.cache
+def composed(*overrides: str):
+    with initialize_config_module("arpo_verl.config", version_base=None):
+        return compose("arpo_trainer", overrides=list(overrides))
+
+
+def loop(kind, write, *overrides: str, with_tools=None, more_tokens=(), template=TEMPLATE):
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in more_tokens])
+    tokenizer.chat_template = template
     base = [
         "actor_rollout_ref.rollout.multi_turn.format=hermes",
         "actor_rollout_ref.rollout.multi_turn.tool_config_path=null",
@@ -90,8 +98,7 @@ def loop(kind, write, *overrides: str, with_tools=None):
         "actor_rollout_ref.rollout.calculate_log_probs=True",
         "actor_rollout_ref.model.path=/no/model",
     ]
-    with initialize_config_module("arpo_verl.config", version_base=None):
-        config = compose("arpo_trainer", overrides=[*base, *overrides])
+    config = composed(*base, *overrides)
     server = Server(tokenizer, write)
     one = kind(
         trainer_config=DictConfigWrap(config),

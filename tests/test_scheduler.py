@@ -170,8 +170,8 @@ def test_a_closing_tag_split_over_probe_and_rest_ends_the_turn_where_it_is_compl
 @pytest.mark.parametrize(
     ("turn", "seen"),
     [
-        ("</python>", "Error: </python> without <python>."),
-        ("<search>x</python>", "Error: </python> without <python>."),
+        ("</python>", "Error: the closing tag of 'python' has no opening tag before it."),
+        ("<search>x</python>", "Error: the closing tag of 'python' has no opening tag before it."),
         ("<search><python>7</python>", "2"),
     ],
 )
@@ -210,13 +210,17 @@ def test_an_engine_that_fails_fails_the_prompt_and_leaves_no_task_behind():
     assert asyncio.run(run()) == 1
 
 
-def test_a_tool_that_raises_cancelled_error_fails_the_prompt_instead_of_hanging_it():
-    class Cancelled(ScriptedTools):
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
+def test_what_a_tool_raises_that_would_end_a_program_is_an_answer(error):
+    class Aborting(ScriptedTools):
         async def execute(self, call, state, messages):
-            raise asyncio.CancelledError
+            raise error
 
-    with pytest.raises(RuntimeError, match="raised CancelledError"):
-        grow(ALWAYS, one_call, tools=Cancelled(lambda call: "2"))
+    config = replace(NEVER, infrastructure_retries=0)
+    [leaf] = grow(config, one_call, tools=Aborting(lambda call: "2"), leaves=1, roots=1).leaves
+    assert leaf.stop_reason is StopReason.COMPLETED
+    assert [call.status for call in leaf.calls] == ["infrastructure_error"]
+    assert f"Error executing tool 'python': it raised {error.__name__}" in text(leaf.token_ids)
 
 
 def test_a_tool_that_swallows_its_cancellation_leaves_no_task_behind():

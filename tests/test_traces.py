@@ -85,7 +85,7 @@ BAD = {
     ),
     "an open result": ("<search>it</search> <result>48", "<result> has no </result> after it"),
     "no answer": ("<search>it</search> <result>48</result> ", "does not end with the assistant's text"),
-    "no opening tag": ("it</search> <result>48</result> 48", "</search> without <search>"),
+    "no opening tag": ("it</search> <result>48</result> 48", "the closing tag of 'search' has no opening tag"),
     "two results": ("<search>a</search> <result>1</result> <result>2</result> 3", "an assistant's text is empty"),
     "nothing": ("", "an assistant's text is empty"),
 }

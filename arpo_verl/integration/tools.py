@@ -1,9 +1,13 @@
 """Tools on both sides of verl's interface: ours as verl's `BaseTool`, any of verl's as the scheduler's `Tools`."""
 
+import inspect
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -14,10 +18,14 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 
 from arpo_tools import Tool, ToolStatus, open_python, open_search
 from arpo_verl.rollout.protocols import ToolAnswer, ToolCall
+from arpo_verl.rollout.tool_text import valid_text
+from arpo_verl.rollout.tool_threads import loop_of, run_in_thread
 
 logger = logging.getLogger(__name__)
 
-MODEL_ERROR = ToolStatus.MODEL_ERROR.value
+MODEL_ERROR, INFRASTRUCTURE_ERROR = ToolStatus.MODEL_ERROR.value, ToolStatus.INFRASTRUCTURE_ERROR.value
+LONGEST_TRACE = 4000
+"""Characters of a failed tool's traceback that the log gets."""
 BAD_ARGUMENTS = (TypeError, ValueError, LookupError, ArithmeticError)
 """What a tool raises for arguments that it can't use; anything else is taken for a failure of the tool."""
 
@@ -86,6 +94,9 @@ class BrowserTool(_ArpoTool):
         super().__init__(PageBrowser(**_options(config)), schema)
 
 
+OWN_TOOLS = (PythonTool, SearchTool, BrowserTool)
+
+
 @dataclass(frozen=True)
 class ToolSettings:
     """What verl's configuration and the dataset row say about tools."""
@@ -115,31 +126,28 @@ class VerlTools:
         return bool(getattr(self._tools.get(name), "can_fork", True))
 
     async def execute(self, call: ToolCall, state: dict[str, Any], messages: Sequence[dict[str, Any]]) -> ToolAnswer:
-        """Execute a call. Whatever the tool raises becomes an answer, as in verl's own `ToolAgentLoop._call_tool`."""
+        """Execute a call. Whatever the tool raises or returns becomes an answer of at most `limit` characters."""
+        answer = await self._execute(call, state, messages)
+        text = truncate(answer.text, self._settings.limit, self._settings.truncate_side)
+        return replace(answer, text=valid_text(text))
+
+    async def _execute(self, call: ToolCall, state: dict[str, Any], messages: Sequence[dict[str, Any]]) -> ToolAnswer:
         tool = self._tools.get(call.name)
         if tool is None:
-            known = ", ".join(self._tools) or "none"
-            return ToolAnswer(f"Unknown function '{call.name}'. Available tools: {known}", MODEL_ERROR)
+            return ToolAnswer(unknown_tool(call.name, self._tools), MODEL_ERROR)
         arguments = {parameter_of(tool): call.arguments} if isinstance(call.arguments, str) else call.arguments
         if problem := misfit(tool, arguments):
             return ToolAnswer(problem, MODEL_ERROR)
         try:
             if isinstance(tool, FunctionTool):
-                response, reward, metrics = normalize_function_tool_return(await tool.call(arguments))
-            else:
-                response, reward, metrics = await self._execute_instance(
-                    tool, arguments, self._agent_data(state, messages)
-                )
+                return await _call_function(tool, arguments)
+            return await self._execute_instance(tool, arguments, self._agent_data(state, messages))
         except BAD_ARGUMENTS as error:
-            return ToolAnswer(f"Error executing tool {call.name!r}: {error}", MODEL_ERROR)
+            return ToolAnswer(_told(call, error), MODEL_ERROR)
         except Exception as error:
-            logger.exception("tool %r failed on %s", call.name, json.dumps(str(call.arguments)[:200]))
-            return ToolAnswer(f"Error executing tool {call.name!r}: {error}", ToolStatus.INFRASTRUCTURE_ERROR.value)
-        if response.image or response.video:
-            logger.error("tool %r returned an image or a video; ARPO's rollout shows text alone", call.name)
-            return ToolAnswer("Error: the result is not text.", ToolStatus.INFRASTRUCTURE_ERROR.value)
-        text = truncate(response.text or "", self._settings.limit, self._settings.truncate_side)
-        return ToolAnswer(text, str((metrics or {}).get("status", ToolStatus.OK.value)), reward)
+            trace = "".join(traceback.format_exception(error))[-LONGEST_TRACE:]
+            logger.error("tool %r failed on %s\n%s", call.name, json.dumps(str(call.arguments)[:200]), trace)
+            return ToolAnswer(_told(call, error), INFRASTRUCTURE_ERROR)
 
     def _agent_data(self, state: dict[str, Any], messages: Sequence[dict[str, Any]]) -> AgentData:
         """Return what verl hands to a tool; the tool keeps its own in `extra_fields`, which is the leaf's state."""
@@ -156,15 +164,98 @@ class VerlTools:
         agent_data.extra_fields = state
         return agent_data
 
-    async def _execute_instance(
-        self, tool: BaseTool, arguments: dict[str, Any], agent_data: AgentData
-    ) -> tuple[ToolResponse, float | None, dict[str, Any]]:
+    async def _execute_instance(self, tool: BaseTool, arguments: dict[str, Any], agent_data: AgentData) -> ToolAnswer:
         create_kwargs = self._settings.tools_kwargs.get(tool.name, {}).get("create_kwargs", {})
-        instance_id, _ = await tool.create(create_kwargs=create_kwargs)
-        try:
-            return await tool.execute(instance_id, arguments, agent_data=agent_data)
-        finally:
-            await tool.release(instance_id)
+
+        async def run() -> ToolAnswer:
+            instance_id, _ = await tool.create(create_kwargs=create_kwargs)
+            try:
+                returned = tool.execute(instance_id, arguments, agent_data=agent_data)
+                if inspect.isawaitable(returned):  # else it is an ordinary method, against verl's interface
+                    returned = await returned
+            finally:
+                await tool.release(instance_id)
+            return answer_of(tool.name, returned)
+
+        # Ours block nothing; of others that is not known.
+        return await (run() if isinstance(tool, OWN_TOOLS) else loop_of(tool.name).run(run))
+
+
+async def _call_function(tool: FunctionTool, arguments: dict[str, Any]) -> ToolAnswer:
+    """Call a function tool as verl's `FunctionTool.call` does, but where it can be left behind."""
+
+    async def run(returned: Any = None) -> ToolAnswer:
+        return answer_of(tool.name, await (tool.fn(**arguments) if returned is None else returned))
+
+    def call() -> Any:
+        returned = tool.fn(**arguments)
+        return returned if inspect.isawaitable(returned) else answer_of(tool.name, returned)
+
+    if tool.is_async:
+        return await loop_of(tool.name).run(run)
+    returned = await run_in_thread(tool.name, call)
+    # A function that is not marked as a coroutine function may return a coroutine all the same.
+    return returned if isinstance(returned, ToolAnswer) else await loop_of(tool.name).run(partial(run, returned))
+
+
+class BadReturn(RuntimeError):
+    """A tool returned what is no result."""
+
+
+def answer_of(name: str, returned: Any) -> ToolAnswer:
+    """Turn what a tool returned into an answer.
+
+    Args:
+        name: the tool's.
+        returned: verl's `(ToolResponse, reward, metrics)`, or what `normalize_function_tool_return` takes for it.
+
+    Raises:
+        BadReturn: it can't be shown.
+    """
+    try:
+        if isinstance(returned, tuple) and len(returned) == 3 and isinstance(returned[0], ToolResponse):
+            response, reward, metrics = returned
+        else:
+            response, reward, metrics = normalize_function_tool_return(returned)
+        text = str(response.text or "")
+    except BAD_ARGUMENTS as error:
+        raise BadReturn(f"it returned {type(returned).__name__}, which can't be shown as text: {error}") from error
+    if response.image or response.video:
+        raise BadReturn("the result is an image or a video; ARPO's rollout shows text alone")
+    return ToolAnswer(text, _status(metrics), _step_reward(name, reward))
+
+
+def _status(metrics: Any) -> str:
+    """Return the status that a tool names under `status`; `ok` where it names none of `ToolStatus`."""
+    try:
+        return ToolStatus(metrics["status"]).value
+    except (TypeError, LookupError, ValueError):
+        return ToolStatus.OK.value
+
+
+def _step_reward(name: str, reward: Any) -> float | None:
+    try:
+        number = None if reward is None else float(reward)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if number is not None and not math.isfinite(number):
+        logger.error("tool %r gave the step reward %.100r; expected a finite number: it is left out", name, reward)
+        return None
+    return number
+
+
+def _told(call: ToolCall, error: Exception) -> str:
+    """Return in words for the model what a tool raised."""
+    try:
+        reason = str(error) or type(error).__name__
+    except Exception:
+        reason = type(error).__name__
+    return f"Error executing tool {call.name!r}: {reason}"
+
+
+def unknown_tool(name: str, tools: Iterable[str]) -> str:
+    """Return in words for the model that there is no tool of a name."""
+    return f"Unknown function '{name}'. Available tools: {', '.join(tools) or 'none'}"
 
 
 def misfit(tool: BaseTool | FunctionTool, arguments: dict[str, Any]) -> str | None:

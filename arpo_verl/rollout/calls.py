@@ -1,7 +1,7 @@
 """Executes the calls of a leaf within its limits: calls of a tool, seconds of a call and of a leaf, calls in flight.
 
 A call that fails by no fault of the model is tried again. A call that is out of time is cancelled; one that does not
-end when it is cancelled is left behind, so that no tool can stop a rollout.
+end when it is cancelled is left behind, so that no tool can stop a rollout. Every answer is text that can be encoded.
 """
 
 import asyncio
@@ -11,12 +11,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from arpo_verl.config import ArpoConfig
 from arpo_verl.rollout.protocols import ToolAnswer, ToolCall, Tools
 from arpo_verl.rollout.tasks import Tasks
+from arpo_verl.rollout.tool_text import valid_text
 from arpo_verl.rollout.tree import INFRASTRUCTURE_ERROR, Leaf, ToolRecord
 from arpo_verl.rollout.watchdog import watchdog_of_this_process
 
@@ -71,6 +72,7 @@ class CallExecutor:
                 start = time.monotonic()
                 answer, retries = await self._call_and_retry(leaf, call)
                 seconds = time.monotonic() - start
+        answer = replace(answer, text=valid_text(answer.text))
         return answer, ToolRecord(call.name, answer.status, seconds, answer.reward, retries)
 
     async def _call_and_retry(self, leaf: Leaf, call: ToolCall) -> tuple[ToolAnswer, int]:
@@ -97,7 +99,11 @@ class CallExecutor:
         seconds = end - time.monotonic()
         if seconds <= 0:
             return None
-        return await _within(seconds, self.tools.execute(call, leaf.tool_state, leaf.messages))
+        answering = _contained(call, self.tools.execute(call, leaf.tool_state, leaf.messages))
+        try:
+            return await _within(seconds, answering)
+        except _CancelledByItself:
+            return _aborted(call, "CancelledError")
 
     def _without_answer(self, leaf: Leaf, call: ToolCall) -> ToolAnswer:
         """A tool that keeps no time limit of its own is at fault; a leaf that has no time left is not."""
@@ -113,11 +119,36 @@ class CallExecutor:
         return float("inf") if limit is None else limit - (time.monotonic() - leaf.started)
 
 
+class _CancelledByItself(Exception):
+    """A call ended as cancelled although nobody has cancelled it."""
+
+
+async def _contained(call: ToolCall, answering: Coroutine[Any, Any, ToolAnswer]) -> ToolAnswer:
+    """Answer a call that raises SystemExit or the like, which would end the event loop if it left the task."""
+    try:
+        return await answering
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        return _aborted(call, type(error).__name__)
+
+
+def _aborted(call: ToolCall, error: str) -> ToolAnswer:
+    logger.error("tool %r raised %s; expected an answer or an error", call.name, error)
+    return ToolAnswer(f"Error executing tool {call.name!r}: it raised {error}", INFRASTRUCTURE_ERROR)
+
+
 async def _within(seconds: float, answering: Coroutine[Any, Any, ToolAnswer]) -> ToolAnswer | None:
-    """Return the answer, or None if there is none in time. `asyncio.wait_for` would wait for a call that goes on."""
+    """Return the answer, or None if there is none in time. `asyncio.wait_for` would wait for a call that goes on.
+
+    Raises:
+        _CancelledByItself: the call raised CancelledError.
+    """
     task = asyncio.ensure_future(answering)
     try:
         await asyncio.wait({task}, timeout=seconds)
+        if task.cancelled():
+            raise _CancelledByItself
         return task.result() if task.done() else None
     finally:  # also where the leaf itself is cancelled
         if not task.done():

@@ -4,14 +4,18 @@ answer; all three are configurable.
 A turn is what the model writes between two results. The first closing tag in it ends the call; the last matching
 opening tag before it begins it. A closing tag without its opening tag is a call with an error, which the model gets to
 read: ignoring it would let a model that writes nothing but closing tags go on for ever.
+
+A result's own text opens and closes nothing (`arpo_verl.rollout.tool_text`).
 """
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from arpo_verl.config import ArpoConfig
 from arpo_verl.rollout.protocols import RenderedResults, ToolAnswer, ToolCall, Turn
+from arpo_verl.rollout.tool_text import NO_CONTROL_TOKENS, REWARD_TAGS, ControlTokens, ToolText, border_tags
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,23 @@ class Tags:
     def stop_strings(self) -> list[str]:
         """Where the engine has to stop; it has to keep them in its output."""
         return [self.closing.replace("{tool}", tool) for tool in self.tools]
+
+    @property
+    def result_borders(self) -> tuple[str, str]:
+        """What stands before and after a result."""
+        before, _, after = self.result.partition("{result}")
+        return before, after
+
+    @property
+    def structure(self) -> set[str]:
+        """Every tag that a result's text must not open or close.
+
+        Those of the calls and of the result, and those that the reward reads, in this writing and in the paper's.
+        """
+        writings = {(self.opening, self.closing), (ArpoConfig.tag_open, ArpoConfig.tag_close)}
+        names = {*self.tools, *REWARD_TAGS}
+        written = {tag.replace("{tool}", name) for pair in writings for tag in pair for name in names}
+        return written | border_tags(self.result_borders)
 
 
 def first_call(turn: str, tags: Tags) -> tuple[ToolCall, int] | None:
@@ -48,7 +69,7 @@ def first_call(turn: str, tags: Tags) -> tuple[ToolCall, int] | None:
     begin = turn.rfind(opening, 0, start)
     end = start + len(closing)
     if begin < 0:
-        return ToolCall(tool, "", error=f"Error: {closing} without {opening}."), end
+        return ToolCall(tool, "", error=f"Error: the closing tag of '{tool}' has no opening tag before it."), end
     return ToolCall(tool, turn[begin + len(opening) : start]), end
 
 
@@ -62,6 +83,8 @@ class TagSyntax:
     encode: Callable[[str], list[int]]
     """Text to token ids, without adding special tokens."""
     end_token_ids: Collection[int]
+    control: ControlTokens = NO_CONTROL_TOKENS
+    """What the tokenizer must not make of a result's text."""
 
     def ends_answer(self, token_id: int) -> bool:
         return token_id in self.end_token_ids
@@ -89,6 +112,10 @@ class TagSyntax:
     async def render_results(
         self, context: list[int], messages: Sequence[dict[str, Any]], answers: Sequence[ToolAnswer]
     ) -> RenderedResults:
-        """Encode the result once, without special tokens."""
-        text = "".join(self.tags.result.replace("{result}", answer.text) for answer in answers)
-        return RenderedResults(self.encode(text))
+        """Encode each result once, its text as the characters that it is."""
+        results = (self._tool_text.encode_result(answer.text) for answer in answers)
+        return RenderedResults([number for result in results for number in result])
+
+    @functools.cached_property
+    def _tool_text(self) -> ToolText:
+        return ToolText(self.encode, self.decode, self.control, self.tags.structure, self.tags.result_borders)
