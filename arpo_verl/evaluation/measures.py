@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from arpo_verl.evaluation.gaia import quasi_exact_match
-from arpo_verl.reward.answer import exact_match, token_f1
-from arpo_verl.reward.score import is_mathematics
+from arpo_verl.reward.text_match import exact_match, token_f1
+from arpo_verl.reward.subject import is_mathematics
 
 MATH_VERIFY, JUDGE, REWARD = "math_verify", "judge", "reward"
 EXACT_MATCH, F1, QUASI_EXACT_MATCH = "exact_match", "f1", "quasi_exact_match"

@@ -2,7 +2,8 @@ r"""What a response answers: the last `\boxed{}` in its last `<answer>...</answe
 
 import re
 
-from arpo_verl.reward.answer import extract_boxed, number
+from arpo_verl.reward.answer import extract_boxed
+from arpo_verl.reward.quantity import number
 
 _RESULTS = re.compile(r"<(result|tool_response)>.*?(?:\n</\1>|\Z)", re.DOTALL)
 """What tools wrote, in the tags of the paper and in those of Qwen's and Hermes' chat templates."""

@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from arpo_verl.reward.answer import LONGEST_NUMBER, number
+from arpo_verl.reward.quantity import LONGEST_NUMBER, number
 
 _PRECISION = Fraction(1, 10**6)
 """Of a decimal, relative to answers below 1; math-verify rounds to 6 places as well."""
