@@ -138,7 +138,7 @@ def _without_layer(text: str, trailing: str) -> str:
     start = command.end() if command else 0
     if text[start : start + 1] == "{" and group_end(text, start) == len(text) - 1:
         content = text[start + 1 : -1]
-        if command or not {",", ";"} & set(content):  # what Python prints of a set is one
+        if command or not set(",;:") & set(content):  # what Python prints of a set is one
             return content
     return _without_marks(text)
 
