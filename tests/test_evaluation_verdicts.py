@@ -111,7 +111,8 @@ def test_a_proper_last_line_decides_whatever_stands_before(text, word):
 
 
 @pytest.mark.parametrize(
-    "text", [" " * 200_000, "correct: yes" + "/" * 200_000, "1" * 200_000, "correct" + "*" * 200_000, '{"correct":' * 20_000]
+    "text",
+    [" " * 200_000, "correct: yes" + "/" * 200_000, "1" * 200_000, "correct" + "*" * 200_000, '{"correct":' * 20_000],
 )
 def test_a_long_reply_is_read_at_once(text):
     start = time.monotonic()

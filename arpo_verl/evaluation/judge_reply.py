@@ -111,7 +111,7 @@ def _verdict_in(found: Any) -> Any:
 
 def _of_value(value: Any) -> Verdict:
     if isinstance(value, (bool, int, float)):
-        return {1: Verdict.CORRECT, 0: Verdict.WRONG}.get(value, Verdict.INVALID)
+        return {1.0: Verdict.CORRECT, 0.0: Verdict.WRONG}.get(float(value), Verdict.INVALID)
     return _of_text(value) if isinstance(value, str) else Verdict.INVALID
 
 

@@ -37,9 +37,7 @@ def _squeezed(text: str) -> str:
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain_text(text).casefold())
 
 
-def votes_of(
-    predictions: Sequence[str | None], is_same: Callable[[str, str], bool] = same_text
-) -> list[str | None]:
+def votes_of(predictions: Sequence[str | None], is_same: Callable[[str, str], bool] = same_text) -> list[str | None]:
     r"""Return what each answer votes for, which equal answers share: the first of them; None where there is none.
 
     Args:
@@ -55,7 +53,9 @@ def votes_of(
         if prediction is None:
             votes.append(None)
             continue
-        equals = (one for one in candidates if one == prediction or is_same(one, prediction) or is_same(prediction, one))
+        equals = (
+            one for one in candidates if one == prediction or is_same(one, prediction) or is_same(prediction, one)
+        )
         vote = next(equals, prediction)
         if vote == prediction and prediction not in candidates:
             candidates.append(prediction)

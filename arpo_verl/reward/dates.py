@@ -2,7 +2,20 @@
 
 import re
 
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
 _NUMBERS = {name[:length]: i for i, name in enumerate(_MONTHS, start=1) for length in (3, 4, len(name))}
 _NUMBERS.pop("janu", None)
 _MONTH = r"(?P<month>[a-z]{3,9})\.?"

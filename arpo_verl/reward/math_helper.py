@@ -1,9 +1,10 @@
 """The helper of `math_workers.py`: imports SymPy and its parser once, and forks a worker for whoever asks for one.
 
 Started by path in a clean interpreter, so that nothing of the trainer's is loaded or inherited; imports nothing of
-arpo_verl but `math_algebra`, as a package of its own. It speaks JSON over the sequenced-packet socket that is its standard input: first `{}` or `{"error": ...}`
-for its start, then `{"pid": ...}` for each `{"start": 1}`, which brings the worker's connection with it, and `{}` for
-each `{"end": pid}`. A worker answers `{"prediction", "truths"}` by `{"is_equal": ...}` or `{"error": ...}`.
+arpo_verl but `math_algebra`, as a package of its own. It speaks JSON over the sequenced-packet socket that is its
+standard input: first `{}` or `{"error": ...}` for its start, then `{"pid": ...}` for each `{"start": 1}`, which brings
+the worker's connection with it, and `{}` for each `{"end": pid}`. A worker answers `{"prediction", "truths"}` by
+`{"is_equal": ...}` or `{"error": ...}`.
 
     python -I -S math_helper.py PARENT_PID MEMORY_BYTES FOLDER_OF_PACKAGES...
 """
@@ -38,7 +39,7 @@ Comparison = Callable[[str, list[str]], bool]
 
 def load_comparison() -> Comparison:
     """Import the algebra and return the comparison of a prediction with the accepted answers."""
-    from math_algebra.comparing import is_equal  # type: ignore[import-not-found]
+    from math_algebra.comparing import is_equal  # type: ignore[import-not-found, unused-ignore]
 
     return lambda prediction, truths: any(is_equal(prediction, truth) for truth in truths)
 

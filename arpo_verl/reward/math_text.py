@@ -15,7 +15,9 @@ _UNESCAPED_DOLLAR = re.compile(r"(?<!\\)\$")
 _PRICE = re.compile(r"\A([+-]?)\$(?=\d[^$]*\Z)")
 _BASE = re.compile(r"([\dA-Fa-f]+)_\s?(?:\{\s?)?(\d+)(?:\s?\})?")
 _TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
-_DOUBLE_STRUCK = str.maketrans({letter: rf"\mathbb{{{plain}}} " for letter, plain in zip("ℝℤℚℕℂ", "RZQNC", strict=True)})
+_DOUBLE_STRUCK = str.maketrans(
+    {letter: rf"\mathbb{{{plain}}} " for letter, plain in zip("ℝℤℚℕℂ", "RZQNC", strict=True)}
+)
 _ELLIPSIS = re.compile(r"(\d)\.(\d{0,20}?)(\d)\3{2,20}\s?(?:\.\.\.|…|\\l?dots)(?![\d,])")
 _POWER = re.compile(r"\^\s?(-?\d+)(?!\d)")
 _PERCENT = re.compile(r"(?<!\s)\s*\\?%$")
@@ -31,7 +33,9 @@ _SET_UNIT = re.compile(
 )
 _DEGREE = re.compile(r"(?:\^\s?\{?\s?\\circ\s?\}?|°)\s?(?:\\(?:text|mathrm)\s?\{\s?)?(?P<scale>[CF]?)(?:\s?\})?$")
 _PLAIN_UNIT = re.compile(r"(?<=[\d})])(?P<gap>\s{0,3})(?P<name>[A-Za-z][A-Za-z/]{0,30})(?:\^?\{?(?P<power>[23])\}?)?$")
-_CURRENCY = re.compile(rf"(?P<before>\\?[{re.escape(''.join(CURRENCIES))}])?(?P<amount>.*?)(?P<after>\\?[€£¥])?", re.DOTALL)
+_CURRENCY = re.compile(
+    rf"(?P<before>\\?[{re.escape(''.join(CURRENCIES))}])?(?P<amount>.*?)(?P<after>\\?[€£¥])?", re.DOTALL
+)
 _ONE_LETTER_UNITS = {"m", "s", "g", "h", "l"}
 _NO_UNITS = {
     "and", "or", "if", "where", "when", "for", "is", "mod", "modulo", "pi", "squared", "cubed", "factorial", "times",
@@ -71,8 +75,8 @@ def decide(answer: str, truth: str) -> bool | None:
         return True
     if is_same_choice(answer, truth):
         return True
-    if (bases := [_BASE.fullmatch(text) for text in (answer, truth)]) and any(bases):
-        return _same_numerals(*bases, answer, truth)
+    if _BASE.fullmatch(answer) or _BASE.fullmatch(truth):
+        return _same_numerals(answer, truth)
     found, expected = measured(answer), measured(truth)
     if found.unit and expected.unit and found.unit != expected.unit:
         return False
@@ -85,8 +89,9 @@ def decide(answer: str, truth: str) -> bool | None:
     return None
 
 
-def _same_numerals(one: re.Match[str] | None, other: re.Match[str] | None, answer: str, truth: str) -> bool:
+def _same_numerals(answer: str, truth: str) -> bool:
     """Return whether two numerals have the same digits in the same base, which may be left out in one of them."""
+    one, other = _BASE.fullmatch(answer), _BASE.fullmatch(truth)
     digits = [match[1] if match else text for match, text in ((one, answer), (other, truth))]
     return digits[0].upper() == digits[1].upper() and (not (one and other) or one[2] == other[2])
 
@@ -110,8 +115,8 @@ def questions(answer: str, truth: str) -> tuple[str, list[str]]:
 def measured(text: str) -> Measured:
     r"""Split a tidy answer into what is measured and the unit, by its name.
 
-    >>> measured(r"12\text{ cm}"), measured("5 dollars"), measured(r"\$5"), measured("5t")
-    (Measured(text='12', unit='centimeter'), Measured(text='5', unit='dollar'), Measured(text='5', unit='dollar'), Measured(text='5t', unit=None))
+    >>> tuple(measured(r"12\text{ cm}")), tuple(measured(r"\$5")), tuple(measured("5t"))
+    (('12', 'centimeter'), ('5', 'dollar'), ('5t', None))
     """
     money = _CURRENCY.fullmatch(text)
     if money and (money["before"] or money["after"]) and money["amount"].strip():

@@ -1,8 +1,8 @@
 r"""The `<think>` that a chat template has already written at the beginning of the model's turn.
 
-Templates of R1's distillations and of Qwen3's thinking models end a prompt with `<think>\n`, so that the response begins
-inside it and only closes it. The rollout knows the template and hands what it has opened to the reward in
-`extra_info["response_prefix"]`; `reward.custom_reward_function.reward_kwargs.response_prefix` says it for other rollouts.
+Templates of R1's distillations and of Qwen3's thinking models end a prompt with `<think>\n`, so that the response
+begins inside it and only closes it. The rollout knows the template and hands what it has opened to the reward in
+`extra_info["response_prefix"]`; `reward.custom_reward_function.reward_kwargs.response_prefix` says it for others.
 """
 
 import re

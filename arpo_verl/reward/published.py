@@ -1,8 +1,8 @@
 """Comparisons of text as published code makes them, defects included, so that numbers can be set beside papers'.
 
-`squad_f1` and `squad_exact_match` are the official script of SQuAD 2.0; `released_f1` is the reward of the released ARPO
-code, which is HotpotQA's script. As all three delete punctuation from numbers too, -5 equals 5, 3.14 equals 314 and 1/2
-equals 12 for them. `text_match.py` is the default.
+`squad_f1` and `squad_exact_match` are the official script of SQuAD 2.0; `released_f1` is the reward of the released
+ARPO code, which is HotpotQA's script. As all three delete punctuation from numbers too, -5 equals 5, 3.14 equals 314
+and 1/2 equals 12 for them. `text_match.py` is the default.
 """
 
 import re

@@ -87,9 +87,7 @@ _UNITS = {
     "acre": "acres",
     "cent": "cents",
 }
-UNITS = {
-    alias: unit for unit, aliases in _UNITS.items() for alias in (unit, f"{unit}s", *aliases.split())
-}
+UNITS = {alias: unit for unit, aliases in _UNITS.items() for alias in (unit, f"{unit}s", *aliases.split())}
 """How a unit is written, in small letters -> its name."""
 UNITS.update({"kilometers per hour": "kilometer per hour", "miles per hour": "mile per hour",
               "meters per second": "meter per second", "square kilometers": "square kilometer",

@@ -117,7 +117,7 @@ def _outside_results(text: str) -> Iterator[re.Match[str]]:
         if is_result and not (slash and tag == "result" and text[match.start() - 1] == "\n"):
             continue
         is_result = tag == "result" and not slash and (not is_think or before in TOOLS)
-        is_think = tag == "think" and not slash or (is_think and tag != "think")
+        is_think = (tag == "think" and not slash) or (is_think and tag != "think")
         before = tag if slash else ""
         yield match
 

@@ -77,8 +77,8 @@ def compute_score(
         extra_info: `ability`, for which see `subject.py`, and `response_prefix`, for which see `prefill.py`.
         check_timeout_seconds: for the comparison of mathematics.
         keywords: `text_comparison`, `squad` for the published F1 of SQuAD where text is compared, and
-            `response_prefix`; both and the time are set by `reward.custom_reward_function.reward_kwargs`. What else verl
-            hands over is ignored.
+            `response_prefix`; both and the time are set by `reward.custom_reward_function.reward_kwargs`. What else
+            verl hands over is ignored.
 
     Raises:
         ValueError: the ground truth is none, or `text_comparison` is not known.

@@ -1,8 +1,8 @@
 """The comparison of answers as text, by which training and evaluation measure what is not mathematics.
 
 Numbers are compared by value, units and currencies by name, dates as dates, words without case, articles and the
-punctuation around them; signs, marks of a script and operators count. What is equal to what, with counts of what it gets
-wrong: docs/answers.md. `published.py` has the published comparisons.
+punctuation around them; signs, marks of a script and operators count. What is equal to what, with counts of what it
+gets wrong: docs/answers.md. `published.py` has the published comparisons.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Whether two values are equal: numbers to a relative precision, expressions at sample points, the rest by its parts."""
+"""Whether two values are equal: numbers to a relative precision, expressions at sample points, the rest by parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
 from .reading import read
-from .values import LIST, RATIO, SET, TUPLE, Items, Pair, Pieces, Unreadable, Value
+from .values import RATIO, SET, TUPLE, Items, Pair, Pieces, Unreadable, Value
 
 _DIGITS = 30
 _EXACT = sympy.Rational(1, 10**22)
@@ -245,5 +245,5 @@ def _equal_numbers(one: Any, other: Any, is_rounded: bool) -> bool:
     if bool(difference <= _EXACT * size):
         return True
     if 0 in (one, other):  # what is left of a number that is zero in a way that evaluation doesn't show
-        return sympy.simplify(one - other) == 0
+        return bool(sympy.simplify(one - other) == 0)
     return False

@@ -19,12 +19,82 @@ _CONSTANTS = {
     "EmptySet": sympy.S.EmptySet, "Reals": sympy.S.Reals, "Integers": sympy.S.Integers, "Naturals": sympy.S.Naturals,
     "Naturals0": sympy.S.Naturals0, "Rationals": sympy.S.Rationals, "Complexes": sympy.S.Complexes,
 }  # fmt: skip
-_FUNCTIONS = (
-    "sqrt cbrt root exp log ln sin cos tan cot sec csc asin acos atan acot asec acsc atan2 sinh cosh tanh coth asinh "
-    "acosh atanh Abs re im conjugate arg sign floor ceiling factorial factorial2 binomial gamma Min Max Mod gcd lcm "
-    "fibonacci lucas harmonic zeta LambertW erf erfc Rational Integer Float Add Mul Pow Eq Ne Lt Le Gt Ge And Or Not "
-    "Piecewise Sum Product Integral Derivative Limit Heaviside Complement Intersection"
-).split()
+_FUNCTIONS = [
+    "sqrt",
+    "cbrt",
+    "root",
+    "exp",
+    "log",
+    "ln",
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "asin",
+    "acos",
+    "atan",
+    "acot",
+    "asec",
+    "acsc",
+    "atan2",
+    "sinh",
+    "cosh",
+    "tanh",
+    "coth",
+    "asinh",
+    "acosh",
+    "atanh",
+    "Abs",
+    "re",
+    "im",
+    "conjugate",
+    "arg",
+    "sign",
+    "floor",
+    "ceiling",
+    "factorial",
+    "factorial2",
+    "binomial",
+    "gamma",
+    "Min",
+    "Max",
+    "Mod",
+    "gcd",
+    "lcm",
+    "fibonacci",
+    "lucas",
+    "harmonic",
+    "zeta",
+    "LambertW",
+    "erf",
+    "erfc",
+    "Rational",
+    "Integer",
+    "Float",
+    "Add",
+    "Mul",
+    "Pow",
+    "Eq",
+    "Ne",
+    "Lt",
+    "Le",
+    "Gt",
+    "Ge",
+    "And",
+    "Or",
+    "Not",
+    "Piecewise",
+    "Sum",
+    "Product",
+    "Integral",
+    "Derivative",
+    "Limit",
+    "Heaviside",
+    "Complement",
+    "Intersection",
+]
 _ALIASES = {
     "arcsin": "asin", "arccos": "acos", "arctan": "atan", "abs": "Abs", "fabs": "Abs", "ceil": "ceiling",
     "comb": "binomial", "Fraction": "Rational", "Decimal": "Float", "float64": "Float", "float32": "Float",
@@ -33,9 +103,10 @@ _ALIASES = {
 }  # fmt: skip
 _MODULES = {"math", "np", "numpy", "sp", "sympy", "cmath", "S"}
 _NAMES = "|".join(sorted({*_FUNCTIONS, *_ALIASES, "Matrix", "ImmutableMatrix", "Interval", "FiniteSet", "Union"}))
+_LONG_CONSTANTS = "|".join(name for name in _CONSTANTS if len(name) > 3)
 _LOOKS_LIKE_PYTHON = re.compile(
-    rf"\*|(?<![A-Za-z\\])(?:{_NAMES})\s*[.(]|(?<![A-Za-z])(?:oo|zoo|inf|nan|I|{'|'.join(k for k in _CONSTANTS if len(k) > 3)})"
-    rf"(?![A-Za-z])|\) ?[&|] ?\(|\{{ ?\w+ ?: ?|\d[eE][+-]?\d|(?:np|math|sympy|sp)\.|\d[jJ](?![A-Za-z])"
+    rf"\*|(?<![A-Za-z\\])(?:{_NAMES})\s*[.(]|(?<![A-Za-z])(?:oo|zoo|inf|nan|I|{_LONG_CONSTANTS})(?![A-Za-z])"
+    rf"|\) ?[&|] ?\(|\{{ ?\w+ ?: ?|\d[eE][+-]?\d|(?:np|math|sympy|sp)\.|\d[jJ](?![A-Za-z])"
 )
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
@@ -180,7 +251,9 @@ def _function_name(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        return f"Interval.{node.attr}" if node.value.id == "Interval" else node.attr if node.value.id in _MODULES else ""
+        return (
+            f"Interval.{node.attr}" if node.value.id == "Interval" else node.attr if node.value.id in _MODULES else ""
+        )
     raise Unreadable("a call of what is no name")
 
 
@@ -199,7 +272,7 @@ def _interval(name: str, values: list[Any]) -> Value:
 
 def _matrix(node: ast.Call) -> Value:
     if len(node.args) == 3:
-        rows, columns, cells = (_value(argument) for argument in node.args)
+        rows, columns, cells = [_value(argument) for argument in node.args]
         return sympy.Matrix(rows, columns, list(cells.values))
     if len(node.args) != 1 or not isinstance(node.args[0], (ast.List, ast.Tuple)):
         raise Unreadable("a matrix of something else")

@@ -7,7 +7,7 @@ it is asked not to, reads `1 1/2` as 1 and `3 4` as 12, and takes i for a symbol
 import re
 
 import sympy
-from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped]
+from latex2sympy2_extended.latex2sympy2 import (
     ConversionConfig,
     NormalizationConfig,
     latex2sympy,
@@ -23,14 +23,18 @@ _NORMALISATION = NormalizationConfig(
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 _IMAGINARY = {sympy.Symbol(name, real=True): sympy.I for name in ("i", "imath")}
 _OPENING = {r"\{": r"\}", "{": "}", "(": ")", "[": "]", r"\langle": r"\rangle", r"\lbrace": r"\rbrace"}
-_BRACKETS = re.compile(r"\\begin\{|\\end\{|\\[{}]|\\[lr]angle(?![a-z])|\\[lr]brace(?![a-z])|[{}()\[\]]|\\.|[^\\]", re.DOTALL)
+_BRACKETS = re.compile(
+    r"\\begin\{|\\end\{|\\[{}]|\\[lr]angle(?![a-z])|\\[lr]brace(?![a-z])|[{}()\[\]]|\\.|[^\\]", re.DOTALL
+)
 _GROUPED_NUMBER = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_WORD_OR = r"\s*,?\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*or\s*\}|(?<![A-Za-z\\])or(?![A-Za-z])|\\lor(?![a-z])|\\vee(?![a-z])|\|\|)\s*"
-_WORD_AND = r"\s*,?\s*(?:\\(?:text|mathrm|mbox)\s*\{\s*and\s*\}|(?<![A-Za-z\\])and(?![A-Za-z])|\\land(?![a-z])|\\wedge(?![a-z])|&&)\s*"
-_OR, _AND = re.compile(_WORD_OR), re.compile(_WORD_AND)
+_CONJUNCTION = r"\s*,?\s*(?:\\(?:text|mathrm|mbox)\s*\{{\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![A-Za-z])|{1})\s*"
+_OR = re.compile(_CONJUNCTION.format("or", r"\\lor(?![a-z])|\\vee(?![a-z])|\|\|"))
+_AND = re.compile(_CONJUNCTION.format("and", r"\\land(?![a-z])|\\wedge(?![a-z])|&&"))
 _CUP = re.compile(r"\s*(?:\\cup(?![a-z])|∪)\s*")
 _ELEMENT_OF = re.compile(r"\s*\\?[A-Za-z](?:_\{?\w+\}?)?\s*(?:\\in(?![a-z])|∈)\s*")
-_MIXED = re.compile(r"(?<![\d.}/^_])(-?)\s*(\d+)\s+(?:(\d+)\s*/\s*(\d+)|\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}|\\[dt]?frac\s*(\d)\s*(\d))(?![\d/])")
+_MIXED = re.compile(
+    r"(?<![\d.}/^_])(-?)\s*(\d+)\s+(?:(\d+)\s*/\s*(\d+)|\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}|\\[dt]?frac\s*(\d)\s*(\d))(?![\d/])"
+)
 _GAP = re.compile(r"(?<![_^\d.])\d[\d.]*\s+\d")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\^\s*\{?\s*\\circ\s*\}?|°)")
@@ -45,7 +49,9 @@ _CHARACTERS = {
     r"\operatorname{arctan}": r"\arctan", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac",
     r"\left": "", r"\right": "", r"\big": "", r"\Big": "", r"\,": " ", r"\;": " ", r"\!": "", r"\:": " ", r"\ ": " ",
 }  # fmt: skip
-_CHARACTER = re.compile("|".join(re.escape(key) + ("(?![a-zA-Z])" if key[-1].isalpha() and key[0] == "\\" else "") for key in _CHARACTERS))
+_CHARACTER = re.compile(
+    "|".join(re.escape(key) + ("(?![a-zA-Z])" if key[-1].isalpha() and key[0] == "\\" else "") for key in _CHARACTERS)
+)
 _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp|pi)(?![A-Za-z])")
 _ROOT = re.compile(r"\\sqrt\s+(\d+|[A-Za-z])")
 

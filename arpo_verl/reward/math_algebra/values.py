@@ -1,7 +1,7 @@
 """What an answer of mathematics is read as, beside SymPy's own expressions, relations, sets and matrices."""
 
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -9,7 +9,7 @@ class Items:
     """Several values. `SET` and `LIST` have no order; a list is what stands without brackets."""
 
     kind: str
-    values: tuple["Value", ...]
+    values: tuple[Any, ...]
 
 
 SET, LIST, TUPLE, RATIO = "set", "list", "tuple", "ratio"
@@ -20,8 +20,8 @@ class Pair:
     """Two values in brackets: an interval, or a tuple if both brackets are round."""
 
     opening: str
-    start: "Value"
-    end: "Value"
+    start: Any
+    end: Any
     closing: str
 
     @property
@@ -33,11 +33,11 @@ class Pair:
 class Pieces:
     """A union of intervals, sets or relations."""
 
-    values: tuple["Value", ...]
+    values: tuple[Any, ...]
 
 
-Value = Union[Items, Pair, Pieces, Any]
-"""Or an object of SymPy's."""
+Value: TypeAlias = Any
+"""One of these, or an object of SymPy's, which has no types."""
 
 
 class Unreadable(Exception):
