@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from arpo_verl.reward.choices import is_same_choice
+from arpo_verl.reward.plain_text import without_latex
 from arpo_verl.reward.quantity import CURRENCIES, MAGNITUDES, UNITS, number
 from arpo_verl.reward.text_match import exact_match
 from arpo_verl.reward.unwrap import fold, unwrap
@@ -31,11 +32,16 @@ _SENTENCE = re.compile(r"(?=.*(?<![\\A-Za-z])[A-Za-z]{4})[^\\=^_{}\[\]()<>|+*/]+
 _SET_UNIT = re.compile(
     r"\\(?:text|textrm|mathrm|rm|mbox|hbox|textnormal)\s?\{\s?(?P<name>[A-Za-z°%][^{}\\$]{0,40}?)\s?\}\s?(?:\^\s?\{?(?P<power>[23])\}?)?$"
 )
+_SPACING = re.compile(r"(?:\\[,;:! ]|~|\s)+\Z")
 _DEGREE = re.compile(r"(?:\^\s?\{?\s?\\circ\s?\}?|°)\s?(?:\\(?:text|mathrm)\s?\{\s?)?(?P<scale>[CF]?)(?:\s?\})?$")
 _PLAIN_UNIT = re.compile(r"(?<=[\d})])(?P<gap>\s{0,3})(?P<name>[A-Za-z][A-Za-z/]{0,30})(?:\^?\{?(?P<power>[23])\}?)?$")
 _CURRENCY = re.compile(
     rf"(?P<before>\\?[{re.escape(''.join(CURRENCIES))}])?(?P<amount>.*?)(?P<after>\\?[€£¥])?", re.DOTALL
 )
+_PHRASES = {
+    **dict.fromkeys(("no solution", "no solutions", "no real solutions", "empty set", "the empty set"), r"\emptyset"),
+    **dict.fromkeys(("all real numbers", "all reals", "the real numbers"), r"\mathbb{R}"),
+}
 _ONE_LETTER_UNITS = {"m", "s", "g", "h", "l"}
 _NO_UNITS = {
     "and", "or", "if", "where", "when", "for", "is", "mod", "modulo", "pi", "squared", "cubed", "factorial", "times",
@@ -61,6 +67,7 @@ def tidy(text: str) -> str:
     text = _ELLIPSIS.sub(r"\1.\2\\overline{\3}", text)
     text = _PRICE.sub(r"\1\\$", unwrap(text))
     text = unwrap(_UNESCAPED_DOLLAR.sub("", text))
+    text = _PHRASES.get(text.casefold(), text)
     return _PERCENT_WORD.sub("%", _POWER.sub(r"^{\1}", text))
 
 
@@ -73,7 +80,7 @@ def decide(answer: str, truth: str) -> bool | None:
     one, other = _SPACE.sub("", answer), _SPACE.sub("", truth)
     if one and one == other:
         return True
-    if is_same_choice(answer, truth):
+    if is_same_choice(answer, truth) or is_same_choice(without_latex(answer), without_latex(truth)):
         return True
     if _BASE.fullmatch(answer) or _BASE.fullmatch(truth):
         return _same_numerals(answer, truth)
@@ -127,8 +134,9 @@ def measured(text: str) -> Measured:
         return Measured(text[: degree.start()].strip(), "degree" + scale)
     for pattern in (_SET_UNIT, _PLAIN_UNIT):
         match = pattern.search(text)
-        if match and match.start() and (name := _unit(match.groupdict())) and text[match.start() - 1] not in "^_=(,":
-            return Measured(text[: match.start()].rstrip(" \\,;~"), name)
+        amount = _SPACING.sub("", text[: match.start()]) if match else ""
+        if match and amount and amount[-1] not in "^_=(," and (name := _unit(match.groupdict())):
+            return Measured(amount, name)
     return Measured(text, None)
 
 

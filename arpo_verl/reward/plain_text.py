@@ -22,6 +22,7 @@ _LINK = re.compile(r"\[([^\[\]()]{1,300})\]\([^()\s]{1,500}\)")
 _HTML = re.compile(r"</?(?:b|i|u|em|strong|sup|sub|span|p|br|code)\s*/?>", re.IGNORECASE)
 _FORMULA = re.compile(r"(?<![\\$\w])\$(?=[^\s$])([^$]{0,300}?)(?<=[^\s\\])\$(?![\d$])")
 _ENCLOSED = re.compile(r"\(([^()]*)\)|\[([^\[\],]*)\]")
+_SIGN_APART = re.compile(r"\A([-+])\s+(?=[\d.$€£¥])")
 _PERCENT = re.compile(r"(?<=\d)\s*per ?cent\b", re.IGNORECASE)
 
 
@@ -33,7 +34,7 @@ def plain_text(text: str) -> str:
     """
     text = fold(text)
     if "\\" in text or "$" in text or "{" in text:
-        text = _without_latex(unwrap(text, _END_PUNCTUATION))
+        text = without_latex(unwrap(text, _END_PUNCTUATION))
     if "&" in text:
         text = re.sub(r"\s*&\s*", " and ", html.unescape(text))
     text = _LINK.sub(r"\1", _HTML.sub("", text))
@@ -41,10 +42,11 @@ def plain_text(text: str) -> str:
     text = unwrap(_MARKDOWN.sub("", unwrap(text, _END_PUNCTUATION)), _END_PUNCTUATION)
     if enclosed := _ENCLOSED.fullmatch(text):
         text = unwrap((enclosed[1] or enclosed[2] or ""), _END_PUNCTUATION) or text
-    return _PERCENT.sub("%", text)
+    return _PERCENT.sub("%", _SIGN_APART.sub(r"\1", text))
 
 
-def _without_latex(text: str) -> str:
+def without_latex(text: str) -> str:
+    """Return a text without LaTeX's commands: their arguments and the signs they stand for."""
     text = _SIGN.sub(lambda sign: _SIGNS[sign[0]], _FRACTION.sub(_fraction, _FORMULA.sub(r"\1", text)))
     while command := COMMAND.search(text):
         end = group_end(text, command.end())

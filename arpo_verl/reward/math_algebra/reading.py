@@ -52,6 +52,11 @@ _CHARACTERS = {
 _CHARACTER = re.compile(
     "|".join(re.escape(key) + ("(?![a-zA-Z])" if key[-1].isalpha() and key[0] == "\\" else "") for key in _CHARACTERS)
 )
+_BY_PROPERTY = re.compile(
+    r"\s*[A-Za-z]\s*(?:\\in\s*(?:\\mathbb\s*\{?[RQ]\}?)\s*)?(?:\\mid(?![a-z])|\\vert(?![a-z])|\||:)(.+)"
+)
+"""`x | x > 2`"""
+_FRACTION_OF_COMMANDS = re.compile(r"\\frac\s*(\\[A-Za-z]+)\s*(\d|[a-z]|\\[A-Za-z]+)(?![A-Za-z{])")
 _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp|pi)(?![A-Za-z])")
 _ROOT = re.compile(r"\\sqrt\s+(\d+|[A-Za-z])")
 
@@ -67,6 +72,7 @@ def read(text: str) -> Value:
     except Unreadable:
         pass
     text = _CHARACTER.sub(lambda match: _CHARACTERS[match[0]], text)
+    text = _FRACTION_OF_COMMANDS.sub(r"\\frac{\1}{\2}", text)
     text = _ROOT.sub(r"\\sqrt{\1}", text)
     text = _REPEATING.sub(_repeating, _BARE_NAME.sub(r"\\\1", text))
     text = _MIXED.sub(_mixed, _SCIENTIFIC.sub(r"{\1\\cdot 10^{\2}}", text))
@@ -116,8 +122,8 @@ def _is_list(value: Value) -> bool:
 
 def _bracketed(opening: str, content: str, closing: str) -> Value:
     if opening in (r"\{", r"\lbrace", "{"):
-        if re.search(r"\\mid|\||:", content):
-            raise Unreadable("a set by its property")
+        if (described := _BY_PROPERTY.fullmatch(content)) is not None:
+            return _read(described[1])
         values = [_read(part) for part in _elements(content)] if content.strip() else []
         flat = [inner for value in values for inner in (value.values if _is_list(value) else (value,))]
         return Items(SET, tuple(flat)) if opening != "{" or len(flat) != 1 else flat[0]
