@@ -15,7 +15,8 @@ from arpo_verl.command_line import main
 from arpo_verl.data.catalog import DATASETS
 from arpo_verl.data.prompts import tag_prompt
 from arpo_verl.data.schema import SCHEMA
-from arpo_verl.reward.score import compute_score, format_defect
+from arpo_verl.reward import compute_score
+from arpo_verl.reward.response_format import format_defect
 
 PUBLIC = Path(os.environ.get("ARPO_TEST_DATA", "."))
 """Real files: train_10k.parquet and hard_search_1k.parquet of the release, and its evaluation/*.jsonl."""

@@ -5,13 +5,13 @@ import math
 import statistics
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo_verl.evaluation.gaia import quasi_exact_match
 from arpo_verl.evaluation.measures import measures_of
 from arpo_verl.evaluation.metrics import best_at_k, majority, mean_over_prompts, subset_sizes
-from arpo_verl.evaluation.prediction import prediction_of, vote_of
+from arpo_verl.evaluation.prediction import prediction_of, votes_of
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,7 @@ def test_pass_at_k_is_what_one_works_out_by_hand(samples, correct, k, expected):
     assert best_at_k(values, k) == pytest.approx(expected, abs=1e-15)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.data())
 def test_the_best_of_k_is_its_mean_over_all_subsets(values, data):
     k = data.draw(st.integers(1, len(values)))
@@ -39,6 +40,7 @@ def test_the_best_of_k_is_its_mean_over_all_subsets(values, data):
     assert best_at_k(values, k) == pytest.approx(statistics.fmean(everything), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.data())
 def test_pass_at_k_is_the_formula_of_the_paper(samples, data):
     correct = data.draw(st.integers(0, samples))
@@ -93,6 +95,7 @@ def test_one_prompt_has_no_standard_error():
     assert mean_over_prompts([0.25]).standard_error is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=3, max_size=3), min_size=2, max_size=6))
 def test_the_standard_error_is_the_cluster_robust_one(prompts):
     total = [value for prompt in prompts for value in prompt]
@@ -179,11 +182,27 @@ def test_the_prediction_is_the_last_box_of_the_last_answer(output, expected):
         ("New York", "new  york", True),
         ("-5", "5", False),
         ("1,00", "100", False),
-        ("", None, False),
+        (r"\frac{1}{2}", "0.5", True),
+        (r"\text{New York}", "new york", True),
+        ("U.S.", "US", True),
+        ("1 1/2", "11/2", False),
+        ("3 4", "34", False),
+        ("R", "S", False),
     ],
 )
 def test_equal_answers_share_a_vote(one, other, is_same):
-    assert (vote_of(one) == vote_of(other)) is is_same
+    votes = votes_of([one, None, other])
+    assert votes == [one, None, one if is_same else other]
+
+
+def test_half_is_one_vote_however_it_is_written():
+    assert votes_of(["0.5", r"\frac{1}{2}", "1/2", "2", None]) == ["0.5", "0.5", "0.5", "2", None]
+
+
+def test_votes_are_shared_by_what_the_comparison_of_the_row_calls_equal():
+    equal = {(r"\sqrt{12}", r"2\sqrt{3}")}
+    votes = votes_of([r"2\sqrt{3}", r"\sqrt{12}", "3"], lambda one, other: (one, other) in equal)
+    assert votes == [r"2\sqrt{3}", r"2\sqrt{3}", "3"]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_samples_that_are_not_there_are_wrong_and_counted():
     [prompt] = scored([records[0], failed(records[1])], prompts=1, n=4)
     assert prompt.values["f1"] == [1.0, 0.0, 0.0, 0.0]
     assert prompt.rewards["score"] == [1.0, -1.0, -1.0, -1.0]
-    assert prompt.votes == ["paris", None, None, None]
+    assert prompt.votes == ["Paris", None, None, None]
     assert (prompt.missing, prompt.errors, len(prompt.finished)) == (3, 1, 1)
 
 

@@ -30,6 +30,44 @@ CORRECT, WRONG, INVALID = Verdict.CORRECT, Verdict.WRONG, Verdict.INVALID
         ("correct: yes, no difference in meaning", CORRECT),
         ("correct: yes and the year matches", CORRECT),
         ("correct: [yes]", CORRECT),
+        # In other words and other shapes.
+        ("correct: true", CORRECT),
+        ("Correct? yes", CORRECT),
+        ("Correct?\nNo", WRONG),
+        ("correct = no", WRONG),
+        ("correct - yes", CORRECT),
+        ("correct \N{RIGHTWARDS ARROW} no", WRONG),
+        ("correct: Y", CORRECT),
+        ("correct: FALSE", WRONG),
+        ("correct: incorrect", WRONG),
+        ("correct: right", CORRECT),
+        ("correct: 1", CORRECT),
+        ("Correct (yes/no): no", WRONG),
+        ("Verdict: correct", CORRECT),
+        ("final judgment: wrong", WRONG),
+        ("| correct | yes |", CORRECT),
+        ("<correct>yes</correct>", CORRECT),
+        ("<correct>\nno\n</correct>", WRONG),
+        ('{"correct": true}', CORRECT),
+        ('{"correct": false}', WRONG),
+        ('{"extracted_final_answer": "Rome", "reasoning": "correct: yes?", "correct": "no"}', WRONG),
+        ('```json\n{"reasoning": "same", "correct": "yes"}\n```', CORRECT),
+        ("{'correct': True}", CORRECT),
+        ("{'reasoning': 'it\\'s another', 'correct': False}", WRONG),
+        ('[{"correct": true}]', CORRECT),
+        ('{"result": {"is_correct": false}}', WRONG),
+        ('{"why": {"year": 1815}, "Correct": "YES"}', CORRECT),
+        ('{"correct": 0}', WRONG),
+        ('Here it is: {"correct": true} as you asked.', CORRECT),
+        ('{"correct": true', CORRECT),
+        ('{"correct": null}', INVALID),
+        ('{"correct": "yes or no"}', INVALID),
+        ('{"correct": true}\ncorrect: no', WRONG),
+        ('correct: no\n{"correct": true}', CORRECT),
+        ("correct: true or false", INVALID),
+        ("correct: 10", INVALID),
+        ("correct: 50%", INVALID),
+        ("correct: not correct", INVALID),
         # Another word for correct.
         ("incorrect: yes", INVALID),
         ("Incorrect: yes\ncorrect: no", WRONG),
@@ -73,7 +111,8 @@ def test_a_proper_last_line_decides_whatever_stands_before(text, word):
 
 
 @pytest.mark.parametrize(
-    "text", [" " * 200_000, "correct: yes" + "/" * 200_000, "1" * 200_000, "correct" + "*" * 200_000]
+    "text",
+    [" " * 200_000, "correct: yes" + "/" * 200_000, "1" * 200_000, "correct" + "*" * 200_000, '{"correct":' * 20_000],
 )
 def test_a_long_reply_is_read_at_once(text):
     start = time.monotonic()

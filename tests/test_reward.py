@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from arpo_verl.reward import compute_score
 from arpo_verl.reward.math_check import MathChecker
-from arpo_verl.reward.score import TAGS, format_defect, is_mathematics
+from arpo_verl.reward.response_format import TAGS, format_defect
+from arpo_verl.reward.subject import is_mathematics
 
 RIGHT = r"<answer>\boxed{5}</answer>"
 WRONG = r"<answer>\boxed{6}</answer>"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo_verl.reward import compute_reference_score, compute_score
-from arpo_verl.reward.score import TAGS
+from arpo_verl.reward.response_format import TAGS
 
 THINK = "<think>hm</think>"
 RIGHT = r"<answer>\boxed{5}</answer>"

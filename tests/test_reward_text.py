@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arpo_verl.reward import compute_score
-from arpo_verl.reward.answer import exact_match, extract_boxed, released_f1, token_f1
+from arpo_verl.reward.answer import extract_boxed
+from arpo_verl.reward.published import released_f1
+from arpo_verl.reward.text_match import exact_match, token_f1
 
 
 def acc(prediction: str, truth) -> float:

@@ -3,7 +3,7 @@
 import re
 
 from arpo_verl.data.checks import Row, extra_info
-from arpo_verl.reward.score import is_mathematics
+from arpo_verl.reward.subject import is_mathematics
 
 ABILITY_MATH, ABILITY_QA = "math", "qa"
 

@@ -1,18 +1,19 @@
 """What a judge is asked and how its reply is read. Knows no server and no file.
 
 The fields are those of Humanity's Last Exam and BrowseComp (`extracted_final_answer`, `reasoning`, `correct`); the
-wording is our own. The last line that begins with `correct:` decides; a reply with no such line, or with one that says
-neither or both, is invalid, which is counted apart and is not the same as wrong.
+wording is our own. `judge_reply.py` reads the verdict; a reply that says neither or both is invalid, which is counted
+apart and is not the same as wrong.
 """
 
 import hashlib
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import Enum
 
+from arpo_verl.evaluation.judge_reply import Verdict, read_verdict
 from arpo_verl.evaluation.prediction import prediction_of
 from arpo_verl.evaluation.records import Run, SampleRecord
+
+__all__ = ["Case", "Verdict", "case_of", "cases_of", "read_verdict"]
 
 PROMPT = """\
 You check an answer. Decide whether it says the same as one of the correct answers to the question.
@@ -41,30 +42,6 @@ correct: yes or no
 """
 PROMPT_HASH = hashlib.sha256(PROMPT.encode()).hexdigest()[:16]
 """Of the wording: a verdict is reused only under the same one."""
-
-_VERDICT_LINE = re.compile(
-    r"""^(?:[ \t]*\d+[.)])?[ \t>*_#\-"'`{]*      # a numbered line, quotation, list, emphasis, heading, JSON
-    correct
-    [ \t*_"'`]* [:\uFF1A] [ \t*_"'`<\[(]*(?:\n[ \t*_"'`]*)?   # the value may stand on the next line
-    (?P<value>[^\n]*)""",
-    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
-)
-_YES_OR_NO = re.compile(
-    r"""(?P<word>yes|no)\b
-    (?! [^\w\n]{0,9} (?:[/|]|\b(?:or|and)\b) [^\w\n]{0,9} (?:yes|no)\b )   # "yes or no" is both
-    (?! [^\w\n]* (?:yes|no) [^\w\n]* $ )   # so is "yes, no", but not "yes, no difference"
-    """,
-    re.IGNORECASE | re.VERBOSE,
-)
-
-
-class Verdict(str, Enum):
-    """What a judge says."""
-
-    CORRECT = "correct"
-    WRONG = "wrong"
-    INVALID = "invalid"
-    """It says neither, or both."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +79,3 @@ def cases_of(run: Run, data_sources: Collection[str] = ()) -> list[Case]:
         raise ValueError(f"no sample is of {', '.join(sorted(unknown))}; the run has {', '.join(sorted(known))}")
     samples = [sample for sample in run.samples if not data_sources or sample.data_source in data_sources]
     return list(dict.fromkeys(case for case in map(case_of, samples) if case is not None))
-
-
-def read_verdict(reply: str) -> Verdict:
-    """Return the verdict of a reply; what the judge thought before `</think>` is not part of it.
-
-    >>> read_verdict("reasoning: the year differs\\nIncorrect: yes\\n**Correct:** no")
-    <Verdict.WRONG: 'wrong'>
-    """
-    _, _, spoken = reply.rpartition("</think>")
-    if "<think>" in spoken:
-        return Verdict.INVALID  # the tokens ran out while it was thinking
-    lines = list(_VERDICT_LINE.finditer(spoken))
-    word = _YES_OR_NO.match(lines[-1]["value"]) if lines else None
-    if word is None:
-        return Verdict.INVALID
-    return Verdict.CORRECT if word["word"].lower() == "yes" else Verdict.WRONG

@@ -8,16 +8,20 @@ import re
 from collections.abc import Callable, Sequence
 
 from arpo_verl.evaluation.gaia import quasi_exact_match
-from arpo_verl.reward.answer import exact_match, token_f1
-from arpo_verl.reward.score import is_mathematics
+from arpo_verl.reward.published import squad_exact_match, squad_f1
+from arpo_verl.reward.subject import is_mathematics
+from arpo_verl.reward.text_match import exact_match, token_f1
 
 MATH_VERIFY, JUDGE, REWARD = "math_verify", "judge", "reward"
 EXACT_MATCH, F1, QUASI_EXACT_MATCH = "exact_match", "f1", "quasi_exact_match"
+SQUAD_EXACT_MATCH, SQUAD_F1 = "squad_exact_match", "squad_f1"
 
 COMPARISONS: dict[str, Callable[[str, Sequence[str]], float]] = {
     EXACT_MATCH: exact_match,
     F1: token_f1,
     QUASI_EXACT_MATCH: quasi_exact_match,
+    SQUAD_EXACT_MATCH: squad_exact_match,
+    SQUAD_F1: squad_f1,
 }
 """(prediction, accepted answers) -> 0 to 1. `MATH_VERIFY` and `JUDGE` need more than a function."""
 
@@ -26,6 +30,8 @@ LABELS = {
     EXACT_MATCH: "exact match",
     F1: "F1",
     QUASI_EXACT_MATCH: "quasi exact match",
+    SQUAD_EXACT_MATCH: "SQuAD exact match",
+    SQUAD_F1: "SQuAD F1",
     JUDGE: "judge",
 }
 """Of the measures from 0 to 1, as tables show them."""

@@ -1,12 +1,15 @@
-r"""What a response answers: the last `\boxed{}` in its last `<answer>...</answer>`, else the text there."""
+r"""What a response answers: the last box in its last `<answer>...</answer>`, else the text there; and how it votes."""
 
 import re
+from collections.abc import Callable, Sequence
 
-from arpo_verl.reward.answer import extract_boxed, number
+from arpo_verl.reward.answer import extract_boxed
+from arpo_verl.reward.plain_text import plain_text
+from arpo_verl.reward.text_match import exact_match
+from arpo_verl.reward.unwrap import unwrap
 
 _RESULTS = re.compile(r"<(result|tool_response)>.*?(?:\n</\1>|\Z)", re.DOTALL)
 """What tools wrote, in the tags of the paper and in those of Qwen's and Hermes' chat templates."""
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}")
 
 
 def prediction_of(output: str) -> str | None:
@@ -21,18 +24,40 @@ def prediction_of(output: str) -> str | None:
         return None
     boxed = extract_boxed(answer)
     text = (answer if boxed is None else boxed).strip()
-    whole = _TEXT_COMMAND.fullmatch(text)
-    return (whole[1].strip() if whole else text) or None
+    return unwrap(text, trailing="").strip() or text or None
 
 
-def vote_of(prediction: str | None) -> str | None:
-    """Return what equal answers share: spaces, case, $, thousands separators and how a number is written don't count.
+def same_text(one: str, other: str) -> bool:
+    """Return whether two answers are equal as text, where case and spaces between words don't count."""
+    return exact_match(one, [other]) == 1 or _squeezed(one) == _squeezed(other) != ""
 
-    >>> vote_of("1,000.50") == vote_of("1000.5"), vote_of("New York") == vote_of("new york")
-    (True, True)
+
+def _squeezed(text: str) -> str:
+    """Return a text without case and without spaces but those between two numbers."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", plain_text(text).casefold())
+
+
+def votes_of(predictions: Sequence[str | None], is_same: Callable[[str, str], bool] = same_text) -> list[str | None]:
+    r"""Return what each answer votes for, which equal answers share: the first of them; None where there is none.
+
+    Args:
+        predictions: the answers of one prompt's samples.
+        is_same: whether two answers are equal; asked in both directions, as which of them is right isn't known.
+
+    >>> votes_of(["0.5", r"\frac{1}{2}", "1/2", None, "2"])
+    ['0.5', '0.5', '0.5', None, '2']
     """
-    if prediction is None:
-        return None
-    text = re.sub(r"[\s$]", "", prediction.casefold())
-    value = number(text)
-    return text if value is None else str(value)
+    votes: list[str | None] = []
+    candidates: list[str] = []
+    for prediction in predictions:
+        if prediction is None:
+            votes.append(None)
+            continue
+        equals = (
+            one for one in candidates if one == prediction or is_same(one, prediction) or is_same(prediction, one)
+        )
+        vote = next(equals, prediction)
+        if vote == prediction and prediction not in candidates:
+            candidates.append(prediction)
+        votes.append(vote)
+    return votes

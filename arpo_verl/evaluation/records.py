@@ -98,7 +98,8 @@ class SampleRecord:
     truths: list[str]
     """The accepted answers."""
     output: str
-    """The response as text, tool results included, without special tokens: what verl's reward reads."""
+    """The response as text, tool results included, without special tokens: what verl's reward reads, with the `<think>`
+    that the chat template has opened for it."""
     calls: list[CallRecord]
     generated_tokens: int
     """Sampled by the model."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from arpo_verl.evaluation.judge import Case, Verdict, case_of
 from arpo_verl.evaluation.measures import COMPARISONS, JUDGE, LABELS, MATH_VERIFY, measures_of
-from arpo_verl.evaluation.prediction import prediction_of, vote_of
+from arpo_verl.evaluation.prediction import prediction_of, same_text, votes_of
 from arpo_verl.evaluation.records import Run, RunHeader, SampleRecord
 from arpo_verl.reward.math_check import Verdict as MathVerdict
 
@@ -144,7 +144,7 @@ def _scored(samples: Sequence[SampleRecord], n: int, scorers: Scorers, judged: s
             for measure in measures
         },
         rewards={part: [reward[part] for reward in rewards] for part in rewards[0]},
-        votes=[*map(vote_of, predictions), *[None] * len(absent)],
+        votes=[*votes_of(predictions, _same_answer(measures, scorers)), *[None] * len(absent)],
         finished=finished,
         missing=len(absent),
         errors=len(samples) - len(finished),
@@ -152,6 +152,17 @@ def _scored(samples: Sequence[SampleRecord], n: int, scorers: Scorers, judged: s
         math_failures=tally.math_failures,
         invalid_verdicts=tally.invalid_verdicts,
     )
+
+
+def _same_answer(measures: Sequence[str], scorers: Scorers) -> Callable[[str, str], bool]:
+    """Return what tells whether two answers are the same vote: for mathematics, equal by its own comparison too."""
+    if MATH_VERIFY not in measures:
+        return same_text
+
+    def is_same(one: str, other: str) -> bool:
+        return same_text(one, other) or scorers.check_maths(one, (other,)) is MathVerdict.EQUAL
+
+    return is_same
 
 
 def _without_response(sample: SampleRecord) -> SampleRecord:

@@ -15,12 +15,14 @@ from transformers import GenerationConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput, ToolListWrap
 from verl.experimental.agent_loop.tool_agent_loop import ToolAgentLoop
 
+from arpo_verl.integration.chat_template import chat_prefix, plain_json
 from arpo_verl.integration.engine import ServerEngine, Stops
 from arpo_verl.integration.in_flight import slot
 from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.native_syntax import NativeSyntax
 from arpo_verl.integration.settings import TAG_FORMAT, arpo_config, wants_arpo
 from arpo_verl.integration.tools import ToolSettings, VerlTools
+from arpo_verl.reward.prefill import RESPONSE_PREFIX
 from arpo_verl.rollout.metrics import LeafRecord
 from arpo_verl.rollout.protocols import CallSyntax
 from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
@@ -49,6 +51,8 @@ class TreeAgentLoop(ToolAgentLoop):
         super().__init__(*args, tools=tools, **kwargs)
         self._multi_turn = self.rollout_config.multi_turn
         self._arpo = arpo_config(self.config)
+        # verl hands `extra_fields` on to the reward, which reads a response with what its prompt has opened.
+        self.response_prefix = chat_prefix(self.tokenizer, plain_json(self.apply_chat_template_kwargs))
         self._ends = end_token_ids(self.config.actor_rollout_ref.model.path, self.tokenizer.eos_token_id)
 
     async def run(self, sampling_params: dict[str, Any], **kwargs: Any) -> AgentLoopOutput:
@@ -162,6 +166,7 @@ class TreeAgentLoop(ToolAgentLoop):
                 "min_global_steps": first_version,
                 "max_global_steps": last_version,
                 "arpo": record.as_dict(),
+                RESPONSE_PREFIX: self.response_prefix,
             },
         )
 

@@ -14,7 +14,9 @@ from arpo_verl.doctor.data import model_problem, weight_files
 from arpo_verl.doctor.finding import UNSET, Check, Finding, Stage, Status, Subject
 from arpo_verl.doctor.tool_list import other_entries, tool_file
 from arpo_verl.integration import preflight
-from arpo_verl.integration.settings import ESTIMATOR, wants_arpo
+from arpo_verl.integration.chat_template import chat_prefix, plain_json
+from arpo_verl.integration.settings import ESTIMATOR, TAG_AGENT, wants_arpo
+from arpo_verl.reward.prefill import RESPONSE_PREFIX
 
 MODEL = "actor_rollout_ref.model.path"
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -131,10 +133,26 @@ def check_model(subject: Subject) -> list[Finding]:
         return [_hub_finding(path)]
     if problem := model_problem(folder):
         raise ValueError(problem)
-    tokens = _prompt_tokens(model, folder)
+    tokenizer = _tokenizer(model, folder)
+    tokens = _prompt_tokens(tokenizer)
     size = sum(file.stat().st_size for file in weight_files(folder))
     text = f"{folder}: {size / GIB:.2f} GiB of weights; its chat template makes {tokens} tokens of a short prompt"
-    return [Finding("model", Status.OK, text)]
+    return [Finding("model", Status.OK, text), _thinking_finding(subject.config, tokenizer)]
+
+
+def _thinking_finding(config: DictConfig, tokenizer: Any) -> Finding:
+    """Return whether the chat template has opened a `<think>` when the model begins, and who tells the reward."""
+    prefix = chat_prefix(tokenizer, plain_json(config.data.get("apply_chat_template_kwargs", {})))
+    if not prefix:
+        unknown = "can't be asked whether it opens" if prefix is None else "doesn't open"
+        return Finding("thinking", Status.OK, f"the chat template {unknown} <think> for the model")
+    opened = f"the chat template opens <think> for the model (it ends in {prefix!r})"
+    reward = config.reward.custom_reward_function
+    is_told = config.actor_rollout_ref.rollout.agent.default_agent_loop == TAG_AGENT or wants_arpo(config)
+    if reward.path != preflight.OUR_REWARD or is_told or (reward.get("reward_kwargs") or {}).get(RESPONSE_PREFIX):
+        return Finding("thinking", Status.OK, f"{opened}; our reward functions read responses as beginning inside it")
+    advice = f"add +reward.custom_reward_function.reward_kwargs.{RESPONSE_PREFIX}={prefix.strip()!r}"
+    return Finding("thinking", Status.WARNING, f"{opened}, which this agent loop doesn't tell the reward: {advice}")
 
 
 def _hub_finding(path: str) -> Finding:
@@ -148,8 +166,8 @@ def _hub_finding(path: str) -> Finding:
     return Finding("model", Status.WARNING, f"{path} is no folder and not in the Hugging Face cache; {advice}")
 
 
-def _prompt_tokens(model: DictConfig, folder: Path) -> int:
-    """Return how many tokens a short prompt has.
+def _tokenizer(model: DictConfig, folder: Path) -> Any:
+    """Return the tokenizer with the chat template of the run.
 
     Raises:
         ValueError: there is no tokenizer, or it has no chat template.
@@ -171,8 +189,14 @@ def _prompt_tokens(model: DictConfig, folder: Path) -> int:
             f"the tokenizer of {place} has no chat template; expected one, which turns messages into a prompt: take an "
             f"instruct model, add chat_template.jinja, or set actor_rollout_ref.model.custom_chat_template"
         )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def _prompt_tokens(tokenizer: Any) -> int:
+    """Return how many tokens a short prompt has."""
     messages = [{"role": "user", "content": "1+1?"}]
-    text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return len(tokenizer.encode(text, add_special_tokens=False))
 
 

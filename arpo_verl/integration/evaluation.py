@@ -36,6 +36,7 @@ from arpo_verl.evaluation.stops import Stopped, restore_stop
 from arpo_verl.integration.agent_loop import TreeAgentLoop, TreeRequest, end_token_ids, tool_schema
 from arpo_verl.integration.engine import Stops
 from arpo_verl.integration.settings import FINISH_REASON, TAG_AGENT, TAG_FORMAT, arpo_config, wants_arpo
+from arpo_verl.reward.prefill import whole_response
 from arpo_verl.rollout.seeds import derived_seed
 from arpo_verl.rollout.tree import Leaf
 
@@ -174,12 +175,14 @@ class Rollouts:
             leaves.append(leaf)
 
         request = TreeRequest(1, 1, f"{task.prompt.id}/{task.sample}")
-        await self._agent_loop().grow_tree(self._sampling, request, keep, self._dataset[task.row])
+        loop = self._agent_loop()
+        await loop.grow_tree(self._sampling, request, keep, self._dataset[task.row])
         leaf = leaves[0]
         assert leaf.stop_reason is not None, "the rollout has ended"
+        # As verl's reward managers decode it (`experimental/reward_loop/reward_manager/naive.py`).
+        written = self._stock.tokenizer.decode(leaf.token_ids, skip_special_tokens=True)
         return Response(
-            # As verl's reward managers decode it (`experimental/reward_loop/reward_manager/naive.py`).
-            output=self._stock.tokenizer.decode(leaf.token_ids, skip_special_tokens=True),
+            output=whole_response(written, None, loop.response_prefix, is_guessed=False),
             calls=[CallRecord(call.name, call.status, round(call.latency_seconds, 3)) for call in leaf.calls],
             generated_tokens=sum(leaf.response_mask),
             response_tokens=leaf.length,

@@ -1,8 +1,8 @@
 r"""Whether two mathematical answers are equal: `\frac{1}{2}` and `0.5`, `\sqrt{12}` and `2\sqrt{3}`.
 
-What `math_text.py` can't decide goes to math-verify in worker processes that are killed when they take too long: its
-own limits are signals, which fail in the threads in which verl computes rewards, and an answer such as 9^{9^{9}} has to
-be stopped by force.
+What `math_text.py` can't decide is read by math-verify's parser and compared by SymPy (`math_algebra`) in worker
+processes that are killed when they take too long: math-verify's own limits are signals, which fail in the threads in
+which verl computes rewards, and an answer such as 9^{9^{9}} has to be stopped by force.
 """
 
 import atexit
@@ -15,7 +15,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from arpo_verl.reward.math_text import decide, tidy
+from arpo_verl.reward.math_text import decide, questions, tidy
 from arpo_verl.reward.math_workers import ComparisonError, Helper, Worker
 
 CHECK_TIMEOUT_SECONDS = 5.0
@@ -37,7 +37,10 @@ class Verdict(str, enum.Enum):
     TOO_LONG = "too long"
     """An answer has more than `LONGEST_ANSWER` characters and wasn't compared."""
     FAILED = "failed"
-    """Two workers died of the comparison, or it ended with an error that math-verify didn't catch."""
+    """Two workers died of the comparison, or it ended with an error that nothing caught."""
+
+
+_BY_WEIGHT = (Verdict.EQUAL, Verdict.TIMEOUT, Verdict.FAILED, Verdict.DIFFERENT)
 
 
 class _Turns:
@@ -104,7 +107,7 @@ class MathChecker:
             timeout_seconds: for all of them together.
 
         Raises:
-            ImportError: math-verify can't be imported.
+            ImportError: math-verify's parser or SymPy can't be imported.
         """
         if len(prediction) > LONGEST_ANSWER:  # before anything reads it whole
             return Verdict.EQUAL if prediction in truths else Verdict.TOO_LONG
@@ -117,8 +120,13 @@ class MathChecker:
             return Verdict.DIFFERENT
         if max(map(len, [answer, *undecided])) > LONGEST_ANSWER:
             return Verdict.TOO_LONG
+        asked: dict[str, list[str]] = {}
+        for truth in undecided:
+            plain, plain_truths = questions(answer, truth)
+            asked.setdefault(plain, []).extend(plain_truths)
         with self._turns.turn():
-            return self._compare(answer, undecided, timeout_seconds)
+            verdicts = {self._compare(plain, plain_truths, timeout_seconds) for plain, plain_truths in asked.items()}
+        return next((verdict for verdict in _BY_WEIGHT if verdict in verdicts), Verdict.DIFFERENT)
 
     def close(self) -> None:
         """End all processes; a later check starts new ones."""

@@ -1,9 +1,10 @@
-"""The helper of `math_workers.py`: imports math-verify once, and forks a worker for whoever asks for one.
+"""The helper of `math_workers.py`: imports SymPy and its parser once, and forks a worker for whoever asks for one.
 
 Started by path in a clean interpreter, so that nothing of the trainer's is loaded or inherited; imports nothing of
-arpo_verl. It speaks JSON over the sequenced-packet socket that is its standard input: first `{}` or `{"error": ...}`
-for its start, then `{"pid": ...}` for each `{"start": 1}`, which brings the worker's connection with it, and `{}` for
-each `{"end": pid}`. A worker answers `{"prediction", "truths"}` by `{"is_equal": ...}` or `{"error": ...}`.
+arpo_verl but `math_algebra`, as a package of its own. It speaks JSON over the sequenced-packet socket that is its
+standard input: first `{}` or `{"error": ...}` for its start, then `{"pid": ...}` for each `{"start": 1}`, which brings
+the worker's connection with it, and `{}` for each `{"end": pid}`. A worker answers `{"prediction", "truths"}` by
+`{"is_equal": ...}` or `{"error": ...}`.
 
     python -I -S math_helper.py PARENT_PID MEMORY_BYTES FOLDER_OF_PACKAGES...
 """
@@ -37,32 +38,10 @@ Comparison = Callable[[str, list[str]], bool]
 
 
 def load_comparison() -> Comparison:
-    """Import math-verify and return the comparison of a prediction with the accepted answers.
+    """Import the algebra and return the comparison of a prediction with the accepted answers."""
+    from math_algebra.comparing import is_equal  # type: ignore[import-not-found, unused-ignore]
 
-    Its own time limits are off: they are signals, which don't interrupt a long computation in C.
-    """
-    from math_verify import (  # type: ignore[import-untyped]
-        ExprExtractionConfig,
-        LatexExtractionConfig,
-        parse,
-        verify,
-    )
-
-    # By default it would take any number out of what it can't read: 1 out of `(lambda: 1/0)()`.
-    targets = [LatexExtractionConfig(), ExprExtractionConfig(try_extract_without_anchor=False)]
-
-    def read(text: str) -> Any:
-        return parse(f"${text}$", targets, parsing_timeout=None)
-
-    def is_equal(prediction: str, truths: list[str]) -> bool:
-        answer = read(prediction)
-        return any(
-            # Relations and sets: x <= 2 is (-oo, 2], whichever of the two is the truth.
-            verify(read(truth), answer, allow_set_relation_comp=True, timeout_seconds=None)
-            for truth in truths
-        )
-
-    return is_equal
+    return lambda prediction, truths: any(is_equal(prediction, truth) for truth in truths)
 
 
 def compare(connection: socket.socket, is_equal: Comparison) -> None:
@@ -131,7 +110,7 @@ def supervise(control: socket.socket, parent: int, is_equal: Comparison) -> None
 
 def main() -> None:
     parent, memory_bytes = int(sys.argv[1]), int(sys.argv[2])
-    sys.path[:] = sys.argv[3:]
+    sys.path[:] = [*sys.argv[3:], os.path.dirname(os.path.abspath(__file__))]
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     control = socket.socket(fileno=0)
@@ -140,7 +119,7 @@ def main() -> None:
     except ImportError as error:
         control.send(json.dumps({"error": str(error)}).encode())
         return
-    # Errors of a start are worth reading; what comes later is math-verify's log.
+    # Errors of a start are worth reading; what comes later is the parser's log.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for one, other in _WARM_UP:
         is_equal(one, [other])

@@ -2,64 +2,174 @@
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
-from arpo_verl.reward.answer import LONGEST_NUMBER, number
+from arpo_verl.reward.choices import is_same_choice
+from arpo_verl.reward.plain_text import without_latex
+from arpo_verl.reward.quantity import CURRENCIES, MAGNITUDES, UNITS, number
+from arpo_verl.reward.text_match import exact_match
+from arpo_verl.reward.unwrap import fold, unwrap
 
 _PRECISION = Fraction(1, 10**6)
 """Of a decimal, relative to answers below 1; math-verify rounds to 6 places as well."""
 _UNESCAPED_DOLLAR = re.compile(r"(?<!\\)\$")
-_WRAPPER = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{([^{}]*)\}")
-_BARE_NAME = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp|pi)(?![A-Za-z])")
+_PRICE = re.compile(r"\A([+-]?)\$(?=\d[^$]*\Z)")
+_BASE = re.compile(r"([\dA-Fa-f]+)_\s?(?:\{\s?)?(\d+)(?:\s?\})?")
+_TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)")
+_DOUBLE_STRUCK = str.maketrans(
+    {letter: rf"\mathbb{{{plain}}} " for letter, plain in zip("ℝℤℚℕℂ", "RZQNC", strict=True)}
+)
+_ELLIPSIS = re.compile(r"(\d)\.(\d{0,20}?)(\d)\3{2,20}\s?(?:\.\.\.|…|\\l?dots)(?![\d,])")
+_POWER = re.compile(r"\^\s?(-?\d+)(?!\d)")
 _PERCENT = re.compile(r"(?<!\s)\s*\\?%$")
 """Looked for from where white space begins only: at each of its places it would take quadratic time."""
-_EXPONENT = re.compile(r"([+-]?\d+(?:\.\d*)?)[eE]([+-]?\d{1,2})")
+_PERCENT_WORD = re.compile(r"(?<=\d) ?(?:\\text\{ ?)?(?:per ?cent|percentage|pct)(?: ?\})?$")
+_SPACE = re.compile(r"(?<![\d\s])\s+|(?<!\s)\s+(?=[^\d\s]|$)")
+"""White space that separates no two numbers."""
 _WORDS = re.compile(r"no|[A-Za-z]{3,}(?:\s+[A-Za-z]+)*", re.IGNORECASE)
-"""What is compared as text: math-verify takes a word for a product of its letters, in which east equals seat."""
+"""What is compared as text: the parser takes a word for a product of its letters, in which east equals seat."""
+_SENTENCE = re.compile(r"(?=.*(?<![\\A-Za-z])[A-Za-z]{4})[^\\=^_{}\[\]()<>|+*/]+")
+_SET_UNIT = re.compile(
+    r"\\(?:text|textrm|mathrm|rm|mbox|hbox|textnormal)\s?\{\s?(?P<name>[A-Za-z°%][^{}\\$]{0,40}?)\s?\}\s?(?:\^\s?\{?(?P<power>[23])\}?)?$"
+)
+_SPACING = re.compile(r"(?:\\[,;:! ]|~|\s)+\Z")
+_DEGREE = re.compile(r"(?:\^\s?\{?\s?\\circ\s?\}?|°)\s?(?:\\(?:text|mathrm)\s?\{\s?)?(?P<scale>[CF]?)(?:\s?\})?$")
+_PLAIN_UNIT = re.compile(r"(?<=[\d})])(?P<gap>\s{0,3})(?P<name>[A-Za-z][A-Za-z/]{0,30})(?:\^?\{?(?P<power>[23])\}?)?$")
+_CURRENCY = re.compile(
+    rf"(?P<before>\\?[{re.escape(''.join(CURRENCIES))}])?(?P<amount>.*?)(?P<after>\\?[€£¥])?", re.DOTALL
+)
+_PHRASES = {
+    **dict.fromkeys(("no solution", "no solutions", "no real solutions", "empty set", "the empty set"), r"\emptyset"),
+    **dict.fromkeys(("all real numbers", "all reals", "the real numbers"), r"\mathbb{R}"),
+}
+_ONE_LETTER_UNITS = {"m", "s", "g", "h", "l"}
+_NO_UNITS = {
+    "and", "or", "if", "where", "when", "for", "is", "mod", "modulo", "pi", "squared", "cubed", "factorial", "times",
+    "plus", "minus", "over", "half", "halves", "third", "thirds", "quarter", "quarters", "fourths", "fifths", "dozen",
+    "root", "sqrt", "sin", "cos", "tan", "log", "exp", "oo", "inf", "choose", "th", "st", "nd", "rd", *MAGNITUDES,
+}  # fmt: skip
+
+
+class Measured(NamedTuple):
+    """An answer and the unit that stands beside it."""
+
+    text: str
+    unit: str | None
 
 
 def tidy(text: str) -> str:
-    r"""Remove what surrounds an answer, and write what Python prints (`2*pi`, `x**2`) as LaTeX.
+    r"""Remove what surrounds an answer, and write in LaTeX what Unicode writes otherwise.
 
-    >>> tidy(r"$\text{ east }$"), tidy("x**2 + sin(pi)")
-    ('east', 'x^2 + \\sin(\\pi)')
+    >>> tidy(r"$\text{ east }$"), tidy("x²⁰"), tidy("0.333...")
+    ('east', 'x^{20}', '0.\\overline{3}')
     """
-    text = _UNESCAPED_DOLLAR.sub("", text).strip()
-    if wrapped := _WRAPPER.fullmatch(text):
-        text = wrapped[1].strip()
-    if not text.endswith(r"\right."):
-        text = text.removesuffix(".")
-    return _BARE_NAME.sub(r"\\\1", text.replace("**", "^"))
+    text = fold(text.translate(_DOUBLE_STRUCK))
+    text = _ELLIPSIS.sub(r"\1.\2\\overline{\3}", text)
+    text = _PRICE.sub(r"\1\\$", unwrap(text))
+    text = unwrap(_UNESCAPED_DOLLAR.sub("", text))
+    text = _PHRASES.get(text.casefold(), text)
+    return _PERCENT_WORD.sub("%", _POWER.sub(r"^{\1}", text))
 
 
 def decide(answer: str, truth: str) -> bool | None:
-    """Return whether two tidy answers are equal if they are the same text, two numbers or two texts of words.
+    """Return whether two tidy answers are equal if they are the same text, numbers, choices, or text of words.
 
     Returns:
         None for anything else.
     """
-    one, other = "".join(answer.split()), "".join(truth.split())
+    one, other = _SPACE.sub("", answer), _SPACE.sub("", truth)
     if one and one == other:
         return True
-    value, expected = _value(answer), _value(truth)
-    if value is not None and expected is not None:
-        tolerance = _PRECISION * min(Fraction(1), abs(expected)) if _is_decimal(answer + truth) else Fraction(0)
-        if bool(_PERCENT.search(answer)) == bool(_PERCENT.search(truth)):
-            return abs(value - expected) <= tolerance
-        # Whether an answer is asked for in percent is not known here: 50% is 0.5 and 50.
-        share, plain = (value, expected) if _PERCENT.search(answer) else (expected, value)
-        return min(abs(share - plain), abs(share / 100 - plain)) <= tolerance
+    if is_same_choice(answer, truth) or is_same_choice(without_latex(answer), without_latex(truth)):
+        return True
+    if _BASE.fullmatch(answer) or _BASE.fullmatch(truth):
+        return _same_numerals(answer, truth)
+    found, expected = measured(answer), measured(truth)
+    if found.unit and expected.unit and found.unit != expected.unit:
+        return False
+    if (same := _same_numbers(found.text, expected.text)) is not None:
+        return same
     if _WORDS.fullmatch(answer) and _WORDS.fullmatch(truth):
-        return answer.lower().split() == truth.lower().split()
+        return answer.casefold().split() == truth.casefold().split()
+    if _SENTENCE.fullmatch(answer) and _SENTENCE.fullmatch(truth):
+        return exact_match(answer, [truth]) == 1
     return None
+
+
+def _same_numerals(answer: str, truth: str) -> bool:
+    """Return whether two numerals have the same digits in the same base, which may be left out in one of them."""
+    one, other = _BASE.fullmatch(answer), _BASE.fullmatch(truth)
+    digits = [match[1] if match else text for match, text in ((one, answer), (other, truth))]
+    return digits[0].upper() == digits[1].upper() and (not (one and other) or one[2] == other[2])
+
+
+def questions(answer: str, truth: str) -> tuple[str, list[str]]:
+    r"""Return a tidy answer and a tidy accepted answer as the algebra system compares them, without their units.
+
+    Where one is in degrees and the other has no unit, that may be in degrees or in radians.
+
+    >>> questions(r"30^\circ", r"\frac{\pi}{6}")
+    ('30', ['\\frac{\\pi}{6}', '(\\frac{\\pi}{6})\\cdot\\frac{180}{\\pi}'])
+    """
+    found, expected = measured(answer), measured(truth)
+    truths = [expected.text]
+    if "degree" in (found.unit, expected.unit) and None in (found.unit, expected.unit):
+        factor = r"\frac{180}{\pi}" if found.unit else r"\frac{\pi}{180}"
+        truths.append(rf"({expected.text})\cdot{factor}")
+    return found.text, truths
+
+
+def measured(text: str) -> Measured:
+    r"""Split a tidy answer into what is measured and the unit, by its name.
+
+    >>> tuple(measured(r"12\text{ cm}")), tuple(measured(r"\$5")), tuple(measured("5t"))
+    (('12', 'centimeter'), ('5', 'dollar'), ('5t', None))
+    """
+    money = _CURRENCY.fullmatch(text)
+    if money and (money["before"] or money["after"]) and money["amount"].strip():
+        sign = (money["before"] or money["after"]).removeprefix("\\")
+        return Measured(money["amount"].strip(), CURRENCIES[sign])
+    if (degree := _DEGREE.search(text)) and degree.start() and not _TRIGONOMETRY.search(text):
+        scale = {"C": " celsius", "F": " fahrenheit"}.get(degree["scale"], "")
+        return Measured(text[: degree.start()].strip(), "degree" + scale)
+    for pattern in (_SET_UNIT, _PLAIN_UNIT):
+        match = pattern.search(text)
+        amount = _SPACING.sub("", text[: match.start()]) if match else ""
+        if match and amount and amount[-1] not in "^_=(," and (name := _unit(match.groupdict())):
+            return Measured(amount, name)
+    return Measured(text, None)
+
+
+def _unit(parts: dict[str, str | None]) -> str | None:
+    """Return the name of what may be a unit, None if it is none."""
+    name = str(parts["name"]).strip().rstrip(".")
+    known = name.lower() in UNITS
+    if "gap" in parts:
+        least = 3 if parts["gap"] else 2
+        if len(name) == 1 and not (parts["gap"] and name in _ONE_LETTER_UNITS):
+            return None
+        if not known and (len(name) < least or not parts["gap"]):
+            return None
+    if name.lower() in _NO_UNITS or (not known and not re.fullmatch(r"[A-Za-z .-]+", name)):
+        return None
+    powered = f"{name.lower()}^{parts['power']}" if parts.get("power") else name.lower()
+    return UNITS.get(powered, powered if powered.endswith("ss") else powered.removesuffix("s"))
+
+
+def _same_numbers(answer: str, truth: str) -> bool | None:
+    """Return whether two plain numbers are equal, None if one of them is none."""
+    value, expected = _value(answer), _value(truth)
+    if value is None or expected is None:
+        return None
+    is_decimal = not {".", "e", "E"}.isdisjoint(answer + truth)
+    tolerance = _PRECISION * min(Fraction(1), max(abs(value), abs(expected))) if is_decimal else Fraction(0)
+    if bool(_PERCENT.search(answer)) == bool(_PERCENT.search(truth)):
+        return abs(value - expected) <= tolerance
+    # Whether an answer is asked for in percent is not known here: 50% is 0.5 and 50.
+    share, plain = (value, expected) if _PERCENT.search(answer) else (expected, value)
+    return min(abs(share - plain), abs(share / 100 - plain)) <= tolerance
 
 
 def _value(text: str) -> Fraction | None:
     """Return the value of a plain number; of 50%, 50."""
-    text = _PERCENT.sub("", text)
-    if len(text) <= LONGEST_NUMBER and (match := _EXPONENT.fullmatch(text)):
-        return Fraction(match[1]) * Fraction(10) ** int(match[2])
-    return number(text)
-
-
-def _is_decimal(text: str) -> bool:
-    return not {".", "e", "E"}.isdisjoint(text)
+    return number(_PERCENT.sub("", text))

@@ -5,27 +5,29 @@ r"""The reward (arXiv 2507.19849, equation 8).
       = -1                    otherwise
     r_M = 0.1 if the response uses both <search> and <python>, else 0
 
-The format is good if the tags <think>, <search>, <python>, <result> and <answer> are balanced and not nested, there is
-exactly one <answer>, nothing comes after it, and it holds a \boxed{}. Unlike the released code, a response need not
-have a <think>; `reference.py` is the reward as released.
+What a good format is says `response_format.py`. Unlike the released code, a response need not have a <think>;
+`reference.py` is the reward as released.
 
 Acc is 0 or 1 for a row of mathematics (`math_check.py`), and the best token F1 of the accepted answers for any other,
-numbers by value (`answer.py`). Which rows are mathematics: see `is_mathematics`.
+numbers by value (`text_match.py`). Which rows are mathematics: see `subject.py`.
 """
 
 import functools
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 from arpo_verl.reward.accepted import accepted_answers
-from arpo_verl.reward.answer import extract_boxed, token_f1
+from arpo_verl.reward.answer import extract_boxed
 from arpo_verl.reward.math_check import CHECK_TIMEOUT_SECONDS, MathChecker, Verdict
+from arpo_verl.reward.prefill import whole_response
+from arpo_verl.reward.published import squad_f1
+from arpo_verl.reward.response_format import called_tools, format_defect
+from arpo_verl.reward.subject import is_mathematics
+from arpo_verl.reward.text_match import token_f1
 
-TAGS = ("think", "search", "python", "result", "answer")
 MULTI_TOOL_BONUS = 0.1
-_TAG = re.compile(rf"<(/?)({'|'.join(TAGS)})>")
-_MATHEMATICS = re.compile(r"math|gsm8k|olympiad|(?<![a-z])(?:aime|amc)(?![a-z])", re.IGNORECASE)
+TEXT_COMPARISONS: dict[str, Callable[[str, Sequence[str]], float]] = {"default": token_f1, "squad": squad_f1}
+"""The values of `reward_kwargs.text_comparison`."""
 _REASONS = {
     Verdict.TIMEOUT: "the check of the answer timed out",
     Verdict.TOO_LONG: "the answer is too long to check",
@@ -56,8 +58,9 @@ def compute_score(
     solution_str: str,
     ground_truth: Any,
     extra_info: Any = None,
+    *,
     check_timeout_seconds: float = CHECK_TIMEOUT_SECONDS,
-    **_: Any,
+    **keywords: Any,
 ) -> Score:
     """Score one response under verl's reward function signature.
 
@@ -69,41 +72,40 @@ def compute_score(
     become NaN with it, and because nearly all such answers are wrong.
 
     Args:
-        data_source: see `is_mathematics`.
+        data_source: see `subject.py`.
         solution_str: the response as text, tool results included.
-        ground_truth: the answer as text or number, or a sequence of accepted answers.
-        extra_info: see `is_mathematics`.
-        check_timeout_seconds: for the comparison of mathematics, by
-            `reward.custom_reward_function.reward_kwargs.check_timeout_seconds`.
+        ground_truth: see `accepted.py`.
+        extra_info: `ability`, for which see `subject.py`, and `response_prefix`, for which see `prefill.py`.
+        check_timeout_seconds: for the comparison of mathematics.
+        keywords: `text_comparison`, `squad` for the published F1 of SQuAD where text is compared, and
+            `response_prefix`; both and the time are set by `reward.custom_reward_function.reward_kwargs`. What else
+            verl hands over is ignored.
 
     Raises:
-        ValueError: the ground truth is none.
+        ValueError: the ground truth is none, or `text_comparison` is not known.
     """
+    text_comparison = _text_comparison(keywords.get("text_comparison", "default"))
     truths = accepted_answers(ground_truth)
-    defect = format_defect(solution_str)
+    text = whole_response(solution_str, extra_info, keywords.get("response_prefix"), is_guessed=True)
+    defect = format_defect(text)
     if defect is not None:
         return make_score(defect=defect)
-    prediction = extract_boxed(solution_str[solution_str.rindex("<answer>") :])
+    prediction = extract_boxed(text.rpartition("</answer>")[0].rpartition("<answer>")[2])
     assert prediction is not None, "a good format has a boxed answer"
-    uses_both = {"search", "python"} <= {match[2] for match in _tags(solution_str)}
+    uses_both = {"search", "python"} <= called_tools(text)
     if not is_mathematics(data_source, extra_info):
-        return make_score(token_f1(prediction, truths), uses_both)
+        return make_score(text_comparison(prediction, truths), uses_both)
     verdict = _checker().check(prediction, truths, check_timeout_seconds)
     return make_score(float(verdict is Verdict.EQUAL), uses_both, verdict)
 
 
-def is_mathematics(data_source: str, extra_info: Any = None) -> bool:
-    """Choose the comparison of a row.
-
-    | the first that is there   | mathematics if it has                | else    |
-    |---------------------------|--------------------------------------|---------|
-    | `extra_info["ability"]`   | `math`                               | text F1 |
-    | `data_source`             | math, gsm8k, olympiad, `aime`, `amc` | text F1 |
-
-    verl doesn't hand the column `ability` to a reward function, so it has to be in `extra_info`.
-    """
-    ability = extra_info.get("ability") if isinstance(extra_info, Mapping) else None
-    return bool(_MATHEMATICS.search(str(ability or data_source)))
+def _text_comparison(name: str) -> Callable[[str, Sequence[str]], float]:
+    if name not in TEXT_COMPARISONS:
+        raise ValueError(
+            f"text_comparison={name!r}; expected one of {', '.join(TEXT_COMPARISONS)}: change "
+            f"reward.custom_reward_function.reward_kwargs.text_comparison"
+        )
+    return TEXT_COMPARISONS[name]
 
 
 def make_score(
@@ -126,38 +128,3 @@ def make_score(
 @functools.cache
 def _checker() -> MathChecker:
     return MathChecker()
-
-
-def _tags(text: str) -> Iterator[re.Match[str]]:
-    """Yield the tags outside tool results: a tool's text may hold anything, even the end of a result in a line."""
-    is_result = False
-    for match in _TAG.finditer(text):
-        slash, tag = match.groups()
-        if is_result and not (slash and tag == "result" and text[match.start() - 1] == "\n"):
-            continue
-        is_result = tag == "result" and not slash
-        yield match
-
-
-def format_defect(text: str) -> str | None:
-    """Return what is wrong with the format of a response, or None."""
-    inside: str | None = None
-    answers = 0
-    for match in _tags(text):
-        slash, tag = match.groups()
-        if slash and tag != inside:
-            return f"</{tag}> without <{tag}>"
-        if not slash and inside is not None:
-            return f"<{tag}> inside <{inside}>"
-        inside = None if slash else tag
-        answers += tag == "answer" and not slash
-    if inside is not None:
-        return f"<{inside}> is not closed"
-    if answers != 1:
-        return f"{answers} answers"
-    before, _, after = text.rpartition("</answer>")
-    if after.strip():
-        return "text after the answer"
-    if extract_boxed(before[before.rindex("<answer>") :]) is None:
-        return "no boxed answer"
-    return None
