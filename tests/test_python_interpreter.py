@@ -96,6 +96,33 @@ def test_syntax_error_names_the_line():
     assert "SyntaxError: '(' was never closed" in result.text
 
 
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("```python\nx = 6\nx * 7\n```", "42"),
+        ("```py\n6 * 7\n```", "42"),
+        ("~~~\n6 * 7\n~~~", "42"),
+        ("Let me compute it:\n\n```python\nprint(6 * 7)\n```\nThat is it.", "42"),
+        ("\n    x = 6\n    if x:\n        print(x * 7)\n", "42"),
+        ("x = 6\n    print(x * 7)", "42"),
+    ],
+)
+def test_fences_and_indentation_around_a_program_are_no_errors(code, text):
+    assert run(code) == ToolResult(text, ToolStatus.OK)
+
+
+def test_a_valid_program_is_never_taken_for_something_else():
+    assert run("python = 5\n~~~python") == ToolResult("-6", ToolStatus.OK)
+    assert run("s = '''\n```python\n1 / 0\n```\n'''\nlen(s)") == ToolResult("21", ToolStatus.OK)
+
+
+@pytest.mark.parametrize(
+    "code", ["```python\nx = 1\ny = (\n```", "Text.\n```\n    y = (\n```", "    x = 1\n\n    y = ("]
+)
+def test_errors_of_a_program_in_fences_name_the_line_that_the_model_wrote(code):
+    assert "line 3\n    y = (\n        ^\nSyntaxError: '(' was never closed" in run(code).text
+
+
 def test_exception_shows_the_models_frames_only_and_keeps_earlier_prints():
     result = run("print('before')\ndef f():\n    return 1 / 0\nf()")
     assert result.status is ToolStatus.MODEL_ERROR

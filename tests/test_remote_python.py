@@ -77,6 +77,9 @@ async def run(handler: Handler, code: str = "1", **options) -> ToolResult:
     [
         ("print('a')\n6 * 7", "a\n42", ToolStatus.OK),
         ("x = 1", "(no output)", ToolStatus.EMPTY),
+        ("Run this:\n```python\n6 * 7\n```", "42", ToolStatus.OK),
+        ("    x = 6\n    x * 7", "42", ToolStatus.OK),
+        ("```\nx = (\n```", "SyntaxError: '(' was never closed", ToolStatus.MODEL_ERROR),
         ("print('é', '\\\\', \"'\")", "é \\ '", ToolStatus.OK),
         (f"len('{'a' * 200_000}')", "200000", ToolStatus.OK),
         ("import sys\nsys.exit(3)", "Error: the process ended with code 3", ToolStatus.MODEL_ERROR),

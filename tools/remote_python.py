@@ -6,6 +6,7 @@ What a program prints, and how it ended, are the server's word. Sessions that ke
 """
 
 import asyncio
+import inspect
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import aiohttp
 import stamina
 
+from arpo_tools.sandbox import program_text
 from arpo_tools.sandbox.program import LIMIT_EXIT
 from arpo_tools.tool import ToolResult, ToolStatus
 
@@ -21,13 +23,21 @@ _RETRIED = frozenset({429, 502, 503, 504})
 _MOST_BYTES = 16 << 20
 """Of an answer; the tool shows far less."""
 
-# Shows the last expression and the model's own frames only, as the local tool does.
+# Reads the text, and shows the last expression and the model's own frames only, as the local tool does.
 _PROGRAM = """
 import ast, sys, traceback
+def parsed(source):
+    errors = []
+    for program in [source, *likely_programs(source)]:
+        try:
+            return compile(program, "<python>", "exec", ast.PyCF_ONLY_AST)
+        except SyntaxError as error:
+            errors.append(error.with_traceback(None))
+    raise errors[:2][-1]
 def run(source):
     names = {"__name__": "__main__"}
     try:
-        body = compile(source, "<python>", "exec", ast.PyCF_ONLY_AST).body
+        body = parsed(source).body
         last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
         exec(compile(ast.Module(body, []), "<python>", "exec"), names)
         if last is not None:
@@ -94,7 +104,7 @@ class RemotePython:
             RemoteError: nothing that can be used, after every attempt that is worth it.
         """
         request = {
-            "code": _PROGRAM % (LIMIT_EXIT, source),
+            "code": inspect.getsource(program_text) + _PROGRAM % (LIMIT_EXIT, source),
             "language": "python",
             "stdin": "",
             "compile_timeout": self.timeout_seconds,

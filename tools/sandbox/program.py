@@ -15,6 +15,8 @@ import threading
 import traceback
 import types
 
+from .program_text import likely_programs
+
 LIMIT_EXIT = 101
 """What a child ends with after a limit; a program may end with the same code, and is then believed."""
 
@@ -59,12 +61,33 @@ def _exit_code_of(source: str, memory_message: str) -> int:
 
 
 def _execute(source: str, names: dict[str, object]) -> None:
-    module = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
-    body = module.body  # type: ignore[attr-defined]
+    module = _parsed(source)
+    if isinstance(module, SyntaxError):
+        raise module.with_traceback(None)
+    body = module.body
     last = _ast.Expression(body.pop().value) if body and isinstance(body[-1], _ast.Expr) else None
     exec(compile(_ast.Module(body, []), "<python>", "exec", dont_inherit=True), names)
     if last is not None:
         sys.displayhook(eval(compile(last, "<python>", "eval", dont_inherit=True), names))
+
+
+def _parsed(source: str) -> _ast.Module | SyntaxError:
+    """Return the syntax tree of a program, or of what it is meant to be where it is none, or what is wrong with it."""
+    try:
+        return _syntax_tree(source)
+    except SyntaxError as error:
+        errors = [error]
+    for program in likely_programs(source):
+        try:
+            return _syntax_tree(program)
+        except SyntaxError as error:
+            errors.append(error)
+    return errors[:2][-1]
+
+
+def _syntax_tree(source: str) -> _ast.Module:
+    tree: _ast.Module = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
+    return tree
 
 
 def _code_of(status: object) -> int:
