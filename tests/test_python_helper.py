@@ -283,7 +283,7 @@ def test_limits_that_no_call_could_run_under_are_refused_at_once(limit, value):
 
 
 def test_it_works_without_numpy_and_sympy(monkeypatch):
-    monkeypatch.setattr("arpo_tools.sandbox.launch.library_folders", lambda: [])
+    monkeypatch.setattr("arpo_tools.sandbox.launch.library_folders", lambda packages: [])
     result = asyncio.run(
         PythonInterpreter(timeout_seconds=PATIENCE).run("try:\n    import sympy\nexcept ImportError:\n    42")
     )
