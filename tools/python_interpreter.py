@@ -161,7 +161,7 @@ class PythonInterpreter:
             return ""
 
     def _check_libraries(self) -> None:
-        errors = import_errors(self._plan(), self.libraries or ())
+        errors = import_errors(self._plan(), self.libraries) if self.libraries else {}
         for name, error in errors.items():
             if error:
                 raise ValueError(

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -75,7 +74,9 @@ def _asked(plan_text: str, names: tuple[str, ...]) -> dict[str, str]:
 def _ask(helper: Helper, names: tuple[str, ...], files: contextlib.ExitStack) -> dict[str, str]:
     outputs = []
     for number, name in enumerate(names, start=1):
-        source, output = files.enter_context(tempfile.TemporaryFile()), files.enter_context(tempfile.TemporaryFile())
+        source, output = (
+            files.enter_context(os.fdopen(os.memfd_create("import", os.MFD_CLOEXEC), "w+b")) for _ in range(2)
+        )
         source.write(f"import {name}".encode())
         source.seek(0)
         outputs.append(output)
