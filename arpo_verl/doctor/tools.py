@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from arpo_tools import PythonInterpreter, Tool, ToolResult, ToolStatus, open_python, open_search
+from arpo_tools.dotted_path import is_dotted
 from arpo_tools.sandbox.plan import SandboxReport
 from arpo_tools.sandbox.probe import SandboxUnavailable
 from arpo_tools.search.open import AUTO, cache_folder
@@ -88,6 +89,8 @@ def _sandbox(report: SandboxReport | None, options: dict[str, Any]) -> list[Find
 
 def _check_search(subject: Subject, label: str, options: dict[str, Any]) -> list[Finding]:
     backend = options.get("backend", "local")
+    if is_dotted(backend):
+        return [_ask(subject, label, open_search(**options | {"cache": None}), QUERY, backend)]
     if backend == "local":
         return check_corpus(label, options, partial(_ask, subject))
     if backend in OFFLINE:
@@ -172,5 +175,6 @@ def cache_checks(entries: list[ToolEntry]) -> list[Check]:
 def _cache_path(entry: ToolEntry) -> str | None:
     if entry.kind == "python" or (entry.kind == "search" and entry.config.get("backend", "local") in OFFLINE):
         return None
-    cache = entry.options().get("cache", AUTO if entry.kind == "search" else None)
+    is_ours = entry.kind == "search" and not is_dotted(entry.config.get("backend", "local"))
+    cache = entry.options().get("cache", AUTO if is_ours else None)
     return str(cache_folder() / "search.sqlite") if cache == AUTO else cache

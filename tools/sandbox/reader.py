@@ -45,8 +45,9 @@ def become_reader(plan: Plan) -> list[str]:
     if standard in blocked[reader]:
         raise NoReader(
             errno.EACCES,
-            f"{standard} can't be read without root's privileges, which programs must not have, nor by its owner: let "
-            f"all users read it (chmod o+rX on it and on the folders above), or run as its owner",
+            f"{standard} can't be read without root's privileges, which programs must not have, and this process can "
+            f"become no user who can: let all users read it (chmod o+rX on it and on the folders above), or run as its "
+            f"owner",
         )
     if reader is not None:
         _become(reader)
