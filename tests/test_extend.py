@@ -36,13 +36,13 @@ def folder(tmp_path, monkeypatch) -> Path:
         sys.modules.pop(module, None)
 
 
-def command(words: str, exit_code: int = 0) -> str:
+def command(words: str) -> str:
     """Run a command of the document as it stands there; return what it printed."""
     assert words in COMMANDS
     run = [str(Path(sys.executable).with_name("arpo-verl")), *words.split()[1:]]
     environment = {**os.environ, "VERL_PLATFORM": "cpu"}
     done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == exit_code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -77,8 +77,7 @@ async def test_a_tool_works_through_verls_tool_list(folder):
 
 @pytest.mark.slow
 def test_the_doctor_makes_the_tool(folder):
-    # Without a model and data it fails, and says so in other lines.
-    said = command("arpo-verl doctor actor_rollout_ref.rollout.multi_turn.tool_config_path=my_tools.yaml", exit_code=1)
+    said = command("arpo-verl doctor actor_rollout_ref.rollout.multi_turn.tool_config_path=my_tools.yaml")
     lines = [" ".join(line.split()) for line in said.splitlines()]
     assert any("other tools" in line and "made, not called: my_tools.Roman" in line for line in lines), said
 

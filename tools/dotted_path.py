@@ -28,8 +28,8 @@ def load(path: str, what: str) -> Any:
         # Whatever a module of somebody else's raises when it is imported.
         raise ValueError(
             f"{what} {path!r}: the module {module_name!r} can't be imported ({type(error).__name__}: {error}); "
-            f"expected a dotted path such as my_module.my_name: correct it, or put the module's folder on PYTHONPATH in every "
-            f"process (PYTHONPATH={os.environ.get('PYTHONPATH', '')!r} here)"
+            f"expected a dotted path such as my_module.my_name: correct it, or put the module's folder on PYTHONPATH "
+            f"in every process (PYTHONPATH={os.environ.get('PYTHONPATH', '')!r} here)"
         ) from error
     if not hasattr(module, name):
         public = [known for known in vars(module) if not known.startswith("_")]
