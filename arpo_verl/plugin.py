@@ -61,7 +61,7 @@ def _check_config_before_ray(verl_config: ModuleType) -> None:
 
 
 def _accept_own_tools(tool_registry: ModuleType) -> None:
-    from arpo_verl.integration.own_tools import accept_own_tools
+    from arpo_patches.own_tools import accept_own_tools
 
     accept_own_tools(tool_registry)
 

@@ -87,7 +87,8 @@ class PythonInterpreter:
     libraries: tuple[str, ...] | None = None
     """Import names of what programs are promised beside the standard library, such as `scipy` or `matplotlib.pyplot`.
 
-    They are imported before programs start, and the constructor raises if one can't be. None: NumPy and SymPy are, and
+    They are imported before programs start, by the helper with this user's rights; the constructor raises if one can't
+    be imported. None: NumPy and SymPy are, and
     of `arpo_tools.sandbox.libraries.USUAL` those that can be imported are promised. All else that is installed beside
     this Python can be imported too; a list is a promise and no wall.
     """

@@ -1,14 +1,7 @@
-"""Tools of one's own in verl's tool list: a class with a `name` and `async def run(self, text)`, by its dotted path.
+"""Tools of one's own in verl's tool list: a class with a `name` and `async def run(self, text)`, by its dotted path."""
 
-verl 0.9.1 calls every class of a tool list with `config` and `tool_schema` and expects a `BaseTool` back
-(`tools/tool_registry.py`); there is no hook for another kind, so its look-up of classes is wrapped. Classes that are
-verl's kind of tool are returned as they are.
-"""
-
-import functools
 import inspect
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
@@ -18,22 +11,6 @@ from arpo_verl.integration.tools import _ArpoTool, _options, _schema
 
 PARAMETER = "text"
 """What the model calls the text of a call, where a tool has no attribute `parameter`."""
-
-
-def accept_own_tools(tool_registry: ModuleType) -> None:
-    """Have verl's tool lists take classes that are `arpo_tools.Tool`s; may be called again."""
-    find = tool_registry.get_tool_class
-    if hasattr(find, "__wrapped__"):
-        return
-
-    @functools.wraps(find)
-    def get_tool_class(cls_name: str) -> Callable[..., Any]:
-        found: Callable[..., Any] = find(cls_name)
-        if not hasattr(found, "run") or hasattr(found, "execute"):
-            return found
-        return functools.partial(OwnTool, found)
-
-    tool_registry.get_tool_class = get_tool_class
 
 
 class OwnTool(_ArpoTool):
