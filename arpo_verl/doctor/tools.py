@@ -82,7 +82,7 @@ def _sandbox(report: SandboxReport | None, options: dict[str, Any]) -> list[Find
     if isolation == "limits":
         advice = "expected auto or strict for what a model writes: change it in the tool list"
         return [Finding("sandbox", Status.WARNING, f"{found}; {advice}")]
-    is_whole = report.has_landlock and report.has_seccomp and report.has_thread_gate
+    is_whole = report.has_landlock and report.has_seccomp and report.has_thread_gate and not report.unreadable
     missing = "; missing: " + "; ".join(report.missing) if report.missing else ""
     return [Finding("sandbox", Status.OK if is_whole else Status.WARNING, found + missing)]
 
