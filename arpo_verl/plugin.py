@@ -60,6 +60,12 @@ def _check_config_before_ray(verl_config: ModuleType) -> None:
     check_arpo_config_too(verl_config)
 
 
+def _accept_own_tools(tool_registry: ModuleType) -> None:
+    from arpo_patches.own_tools import accept_own_tools
+
+    accept_own_tools(tool_registry)
+
+
 HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "verl.trainer.ppo.core_algos": _register_estimator,
     "verl.trainer.ppo.v1": _register_trainers,
@@ -68,6 +74,7 @@ HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "verl.workers.rollout.base": _register_weight_sync,
     "verl.workers.rollout.replica": _register_replica,
     "verl.utils.config": _check_config_before_ray,
+    "verl.tools.tool_registry": _accept_own_tools,
 }
 
 

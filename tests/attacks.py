@@ -197,6 +197,12 @@ KERNEL = {
     "attempt(call, 'prlimit64', 0, 7, high, 0)",
     "threads in other namespaces": "for f in (0x20000, 0x40000000, 0x02000000, 0x10000000):\n"
     "    attempt(call, 'clone', 0x10000 | 0x100 | 0x800 | f, 0, 0, 0, 0)",
+    "a futex that others see": "page = ctypes.cast(libc.qsort, ctypes.c_void_p).value & ~4095\n"
+    "value = ctypes.c_int.from_address(page).value\ntime_out = struct.pack('ll', 0, 50_000_000)\n"
+    "for operation in (0, 1, 3, 4, 5, 9, 10, 256, 256 | 9):\n"
+    "    attempt(call, 'futex', ctypes.c_void_p(page), operation, value, time_out, ctypes.c_void_p(page), -1)\n"
+    "    try:\n        call('futex', ctypes.c_void_p(page), operation, value, time_out, None, -1)\n"
+    "    except OSError as error:\n        if error.errno == 110: print('GOT THROUGH: waited', operation)",
     "unknown calls": "for n in [*range(424, 600), 999, 0x3FFFFFFF, -1]:\n"
     "    if n not in NUMBERS.values(): attempt(call, n, 0, 0, 0, 0)",
     "32-bit calls": "import platform\nif platform.machine() == 'x86_64':\n    m = mmap.mmap(-1, 4096, prot=7)\n"

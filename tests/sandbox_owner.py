@@ -1,6 +1,7 @@
 """Owns a Python tool as a training process does, with secrets to steal, and runs what its standard input asks for.
 
-One JSON object a line. It is a program of its own so that it can run as another user than the tests.
+One JSON list of [program, options] a line. It is a program of its own so that it can run as another user than the
+tests.
 """
 
 import asyncio
@@ -20,13 +21,10 @@ def interpreter(options: str) -> PythonInterpreter:
     return PythonInterpreter(**json.loads(options))
 
 
-async def answer(request: dict) -> dict:
-    python = interpreter(json.dumps(request["options"], sort_keys=True))
-    results = await asyncio.gather(*(python.run(code) for code in request["codes"]))
-    return {
-        "results": [[result.text, result.status.value] for result in results],
-        "level": (await python.start()).level,
-    }
+async def run(code: str, options: dict) -> dict[str, str]:
+    python = interpreter(json.dumps(options, sort_keys=True))
+    result = await python.run(code)
+    return {"text": result.text, "status": result.status.value, "level": (await python.start()).level}
 
 
 async def main() -> None:
@@ -38,7 +36,7 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     try:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
-            print(json.dumps(await answer(json.loads(line))), flush=True)
+            print(json.dumps(await asyncio.gather(*(run(*call) for call in json.loads(line)))), flush=True)
     finally:
         victim.kill()
         victim.wait()

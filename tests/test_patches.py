@@ -86,3 +86,17 @@ print(tuple(critic(torch.zeros(1, 3, dtype=torch.long)).logits.shape))
 """
     assert "not a value head model" in python(code, patched=False).stderr
     assert python(code, patched=True).stdout.splitlines()[-1] == "(1, 3, 1)"
+
+
+def test_verl_makes_every_class_of_a_tool_list_as_a_tool_of_its_own(tmp_path):
+    (tmp_path / "own.py").write_text("class Own:\n    name = 'own'\n    async def run(self, text): return text\n")
+    (tmp_path / "list.yaml").write_text("tools: [{class_name: own.Own, config: {type: native}}]")
+    code = f"""
+import sys
+sys.path.append({str(tmp_path)!r})
+import verl
+from verl.tools.tool_registry import load_all_tools
+print(load_all_tools({str(tmp_path / "list.yaml")!r}, None)[0].tool_schema.function.name)
+"""
+    assert "Own() takes no arguments" in python(code, patched=False).stderr
+    assert python(code, patched=True).stdout.splitlines()[-1] == "own"

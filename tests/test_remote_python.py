@@ -77,6 +77,9 @@ async def run(handler: Handler, code: str = "1", **options) -> ToolResult:
     [
         ("print('a')\n6 * 7", "a\n42", ToolStatus.OK),
         ("x = 1", "(no output)", ToolStatus.EMPTY),
+        ("Run this:\n```python\n6 * 7\n```", "42", ToolStatus.OK),
+        ("    x = 6\n    x * 7", "42", ToolStatus.OK),
+        ("```\nx = (\n```", "SyntaxError: '(' was never closed", ToolStatus.MODEL_ERROR),
         ("print('é', '\\\\', \"'\")", "é \\ '", ToolStatus.OK),
         (f"len('{'a' * 200_000}')", "200000", ToolStatus.OK),
         ("import sys\nsys.exit(3)", "Error: the process ended with code 3", ToolStatus.MODEL_ERROR),
@@ -255,3 +258,13 @@ async def test_16_concurrent_calls_get_their_own_answers():
 def test_options_that_no_call_could_work_with_are_refused_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         RemotePython(**{"base_url": "http://sandbox", **options})
+
+
+async def test_libraries_that_are_listed_are_named_to_the_model_and_by_a_failing_import():
+    python = RemotePython("http://sandbox", libraries=("numpy", "scipy"))
+    assert python.description.endswith("Beside the standard library it can import: numpy, scipy.")
+    assert "import" not in RemotePython("http://sandbox").description
+    told = await run(sandbox, "import absent", libraries=("numpy", "scipy"))
+    assert told.text.endswith("'absent'\nBeside the standard library it can import: numpy, scipy.")
+    assert told.status is ToolStatus.MODEL_ERROR
+    assert (await run(sandbox, "import absent")).text.endswith("No module named 'absent'")

@@ -1,5 +1,6 @@
 """Hostile programs at the default level, as root and as a plain user; the harm they would do is looked for outside."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,25 +9,29 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
-import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import attacks
 import pytest
+from plain_user import PLAIN_USER, as_user, copy_packages, public_folder, python_for, skip_unless_possible
 from processes import descendants, is_gone, named
 
-import arpo_tools
 from arpo_tools.sandbox import kernel, syscalls
 
 pytestmark = pytest.mark.slow
 
-PLAIN_USER = 54321
 KEY = str(0x4152)
 """Of the SysV objects that an attack tries to make; the machine may have others."""
 MACHINE = kernel.MACHINES.get(kernel.machine(), 0)
 NUMBERS = {name: row[MACHINE] for group in syscalls.GROUPS for name, row in group.items() if row[MACHINE] is not None}
+
+USUAL = {"timeout_seconds": 20}
+SHORT = {"timeout_seconds": 1, "libraries": []}
+"""For attacks that hang."""
+SCRATCH = {"timeout_seconds": 20, "scratch_mb": 4, "libraries": []}
 
 
 @dataclasses.dataclass
@@ -34,6 +39,7 @@ class World:
     """An owner of a tool and what a program could steal or harm."""
 
     owner: subprocess.Popen
+    errors: IO[str]
     folder: Path
     secret: str
     words: dict[str, str]
@@ -42,21 +48,35 @@ class World:
     processes: int = 0
     level: str = ""
 
-    def run(self, *codes: str, **options) -> list[tuple[str, str]]:
-        """Run programs at the same time; return the text and the status of each."""
-        self.send(*codes, **options)
+    def run(self, code: str, **options) -> tuple[str, str]:
+        """Run a program; return its text and status."""
+        return self.run_together([(code, options or USUAL)])[0]
+
+    def run_together(self, calls: list[tuple[str, dict]]) -> list[tuple[str, str]]:
+        """Run programs at the same time, each with its options."""
+        self.send(calls)
         return self.receive()
 
-    def send(self, *codes: str, **options) -> None:
-        request = {"codes": [self.fill_in(code) for code in codes], "options": {"timeout_seconds": 20, **options}}
-        self.owner.stdin.write(json.dumps(request) + "\n")
+    def send(self, calls: list[tuple[str, dict]]) -> None:
+        self.owner.stdin.write(json.dumps([(self.fill_in(code), options) for code, options in calls]) + "\n")
         self.owner.stdin.flush()
 
     def receive(self) -> list[tuple[str, str]]:
-        answer = json.loads(self.owner.stdout.readline())
-        self.level = answer["level"]
-        assert self.level.endswith("landlock+seccomp")
-        return [tuple(result) for result in answer["results"]]
+        answers = self.read()
+        self.level = answers[0]["level"]
+        assert all(answer["level"].endswith("landlock+seccomp") for answer in answers)
+        return [(answer["text"], answer["status"]) for answer in answers]
+
+    def read(self) -> list | dict:
+        """Return what the owner says.
+
+        Raises:
+            AssertionError: it has ended.
+        """
+        line = self.owner.stdout.readline()
+        self.errors.seek(0)
+        assert line, f"the owner has ended with code {self.owner.wait()}: {self.errors.read()[-2000:]}"
+        return json.loads(line)
 
     def fill_in(self, code: str) -> str:
         for word, value in self.words.items():
@@ -106,50 +126,24 @@ class World:
         return arrived
 
 
-def python_for(user: int) -> str | None:
-    """Return a Python that the user may start: this one may lie in root's home."""
-    if user == os.geteuid():
-        return sys.executable
-    # Twice, as setpriv itself may still start what the user may not.
-    code = (
-        "import subprocess, sys; assert sys.version_info >= (3, 10); subprocess.check_call([sys.executable, '-c', ''])"
-    )
-    for python in (sys.executable, "/usr/bin/python3"):
-        command = [*_as_user(user), python, "-c", code]
-        if subprocess.run(command, cwd="/", capture_output=True, check=False).returncode == 0:
-            return python
-    return None
-
-
-def _as_user(user: int) -> list[str]:
-    if user == os.geteuid():
-        return []
-    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
-
-
 @pytest.fixture(scope="module", params=["root", "plain user"])
 def world(request):
     user = 0 if request.param == "root" else os.geteuid() or PLAIN_USER
-    if user == 0 and os.geteuid() != 0:
-        pytest.skip("the tests don't run as root")
-    if user != os.geteuid() and not shutil.which("setpriv"):
-        pytest.skip("setpriv, by which root becomes a plain user, is not installed")
+    skip_unless_possible(user)
     python = python_for(user)
-    if python is None:
-        pytest.skip("no Python 3.10 that a plain user may start")
-    folder = Path(tempfile.mkdtemp(prefix="arpo-attacks-"))
+    folder = public_folder(user, "arpo-attacks-")
     try:
         yield from _world(folder, user, python)
     finally:
         shutil.rmtree(folder)
 
 
-def _world(folder: Path, user: int, python: str):
+def _world(folder: Path, user: int, python: str) -> Iterator[World]:
     secret, abstract = secrets.token_hex(16), f"arpo-{secrets.token_hex(8)}"
     packages = folder / "packages"  # outside what is watched
-    packages.mkdir()
-    (packages / "arpo_tools").symlink_to(Path(arpo_tools.__file__).parent)
+    search_path = copy_packages(packages, user, python)
     shutil.copy(Path(__file__).parent / "sandbox_owner.py", packages)
+    (packages / "sandbox_owner.py").chmod(0o644)
     target = folder / "target"
     for path in (target, target / "empty"):
         path.mkdir()
@@ -157,28 +151,23 @@ def _world(folder: Path, user: int, python: str):
     for module in ("evil", "statistics", "numpy", "sitecustomize"):
         (target / f"{module}.py").write_text(f"open({str(target / 'imported')!r}, 'w')\nprint('GOT THROUGH')\n")
     listeners = _listen(str(target / "socket"), abstract)
-    for path in (folder, *folder.rglob("*")):
-        if not path.is_symlink() and packages not in path.parents:
-            os.chown(path, user, user)
-    os.chmod(folder, 0o755)
-    environment = {"PATH": os.environ["PATH"], "ARPO_TEST_SECRET": secret, "PYTHONPATH": str(packages)}
-    if python == sys.executable or _version(python) == _version(sys.executable):
-        environment["PYTHONPATH"] += f":{sysconfig.get_path('purelib')}"
-    command = [*_as_user(user), python, "-P"] if sys.version_info >= (3, 11) else [*_as_user(user), python]
+    for path in (target, *target.rglob("*")):
+        os.chown(path, user, user)
+    environment = {"PATH": os.environ["PATH"], "ARPO_TEST_SECRET": secret, "PYTHONPATH": search_path}
+    command = [*as_user(user), python, "-P"] if sys.version_info >= (3, 11) else [*as_user(user), python]
     command += [str(packages / "sandbox_owner.py"), str(target / "secret")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=target, env=environment, **pipes) as owner:
+    errors = (folder / "errors").open("w+")
+    with errors, subprocess.Popen(command, cwd=target, env=environment, stderr=errors, **pipes) as owner:
         try:
-            victim = json.loads(owner.stdout.readline())["victim"]
-            port = str(listeners[0].getsockname()[1])
-            words = {"SECRET_FILE": str(target / "secret"), "FOLDER": str(target), "PORT": port, "ABSTRACT": abstract}
-            words |= {"OWNER": str(owner.pid), "VICTIM": str(victim)}
-            world = World(owner, target, secret, words, listeners, victim)
-            world.run("1", "1", timeout_seconds=20)
-            world.run("1", timeout_seconds=1)
-            world.run("1", scratch_mb=4)
-            helpers = 3  # one for each set of options
-            world.processes = 1 + helpers * (2 + 2 * ("bubblewrap" in world.level))
+            words = {"SECRET_FILE": str(target / "secret"), "FOLDER": str(target), "ABSTRACT": abstract}
+            words |= {"OWNER": str(owner.pid), "PORT": str(listeners[0].getsockname()[1])}
+            world = World(owner, errors, target, secret, words, listeners, victim=0)
+            world.victim = world.read()["victim"]
+            words["VICTIM"] = str(world.victim)
+            helpers = [USUAL, SHORT, SCRATCH]
+            world.run_together([("1", options) for options in [*helpers, USUAL]])
+            world.processes = 1 + len(helpers) * (2 + 2 * ("bubblewrap" in world.level))
             world.settle()
             yield world
         finally:
@@ -199,51 +188,89 @@ def _listen(path: str, abstract: str) -> list[socket.socket]:
     return [tcp, udp, by_path, by_name]
 
 
-def _version(python: str) -> bytes:
-    return subprocess.check_output([python, "-c", "import sys; print(sys.version_info[:2])"])
+HANGING = (
+    *("close the output and stay", "unmap", "stop itself", "ignore every signal", "hang at the end"),
+    *("hang in a thread", "hang in threads that compute", "regular expression", "huge integer", "deep recursion"),
+    *("processor time", "4 GB bit by bit"),
+)
+"""Attacks that last until a limit ends them."""
 
 
-def short_limit(name: str) -> dict[str, int]:
-    """Attacks that hang need not hang for long."""
-    hangs = ("hang", "stay", "stop", "ignore", "regular", "huge integer", "processor", "unmap", "recursion")
-    return {"timeout_seconds": 1} if any(word in name for word in hangs) else {}
-
-
-@pytest.mark.parametrize("name", attacks.ALL)
+@pytest.mark.parametrize("name", [name for name in attacks.ALL if name not in HANGING])
 def test_an_attack_does_no_harm_and_learns_nothing(world, name):
-    check(world, attacks.ALL[name], **short_limit(name))
+    check(world, attacks.ALL[name], USUAL)
 
 
 @pytest.mark.parametrize("name", attacks.SCRATCH)
 def test_an_attack_from_a_scratch_directory_does_no_harm_and_learns_nothing(world, name):
-    check(world, attacks.SCRATCH[name], scratch_mb=4)
+    check(world, attacks.SCRATCH[name], SCRATCH)
 
 
-def check(world: World, code: str, **options) -> None:
+@dataclasses.dataclass
+class LongRuns:
+    """What has become of the programs that last long, which have run at the same time."""
+
+    results: dict[str, tuple[str, str]]
+    owners_in_proc: set[int]
+    """Who owns a file of theirs in /proc that belongs to root where a process may not be dumped."""
+
+
+@pytest.fixture(scope="module")
+def long_runs(world) -> LongRuns:
+    """Run all that hangs, a program that holds a secret, and one that looks for it, at the same time."""
+    before = world.state()
+    assert world.run(f"x = '{world.secret}'; print(x)") == (world.secret, "ok")
+    calls = {name: (attacks.ALL[name], SHORT) for name in HANGING}
+    calls["4 GB bit by bit"] = (attacks.ALL["4 GB bit by bit"], USUAL)
+    calls |= {"holder": (f"y = '{world.secret}'; time.sleep(60)", SHORT), "scan": (scan_for(world.secret), USUAL)}
+    calls |= {"futex waiter": (FUTEX + WAIT, USUAL), "futex waker": (FUTEX + WAKE, USUAL)}
+    calls |= {f"random calls {seed}": (FUZZ.replace("{seed}", str(seed)), SHORT) for seed in SEEDS}
+    world.send([*calls.values()])
+    while not (programs := named("arpo-program", world.owner.pid)):
+        time.sleep(0.01)
+    owners = set()
+    for pid in programs:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            owners.add(os.stat(f"/proc/{pid}/mem").st_uid)
+    results = dict(zip(calls, world.receive(), strict=True))
+    assert_no_harm(world, before, SHORT)
+    assert_no_harm(world, before, USUAL)
+    return LongRuns(results, owners)
+
+
+@pytest.mark.parametrize("name", HANGING)
+def test_an_attack_that_hangs_does_no_harm_and_learns_nothing(world, long_runs, name):
+    assert_nothing_learned(world, *long_runs.results[name])
+
+
+def check(world: World, code: str, options: dict) -> None:
     """Run an attack and look for its harm."""
     before = world.state()
-    [(text, status)] = world.run(code, **options)
+    assert_nothing_learned(world, *world.run(code, **options))
+    assert_no_harm(world, before, options)
+
+
+def assert_nothing_learned(world: World, text: str, status: str) -> None:
     assert "GOT THROUGH" not in text
     assert world.secret not in text
     assert status != "infrastructure_error"
     assert len(text) <= 10_100
+
+
+def assert_no_harm(world: World, before: dict, options: dict) -> None:
     assert world.state() == before
     assert world.messages() == []
     assert not is_gone(world.victim)
-    later = [world.run("6 * 7", **options) for _ in range(3)]  # a busy machine may let one run into a short limit
-    assert [("42", "ok")] in later  # the helper serves on
+    # The helper serves on; a busy machine may let a program run into a short limit.
+    assert any(world.run("6 * 7", **options) == ("42", "ok") for _ in range(3))
     world.settle()
 
 
-def test_no_core_is_dumped_of_a_program_that_crashes(world):
+def test_no_core_is_dumped_of_a_program_that_crashes(world, long_runs):
     if os.stat(f"/proc/{world.owner.pid}").st_uid == 0:
         pytest.skip("root's processes look the same whether they may be dumped or not")
-    world.send("time.sleep(2)")
-    while not (programs := named("arpo-program", world.owner.pid)):
-        time.sleep(0.01)
     # What may not be dumped belongs to root in /proc.
-    assert {os.stat(f"/proc/{pid}/mem").st_uid for pid in programs} == {0}
-    assert world.receive() == [("(no output)", "empty")]
+    assert long_runs.owners_in_proc == {0}
 
 
 SCAN = """
@@ -269,17 +296,39 @@ def scan_for(secret: str) -> str:
     return SCAN.replace("{first}", first).replace("{rest}", rest)
 
 
-def test_a_program_finds_nothing_of_others_in_its_memory(world):
-    slow = "import time; time.sleep(1)"
-    before = f"x = '{world.secret}'; print(x)"
-    assert world.run(before) == [(world.secret, "ok")]
-    results = world.run(before, f"y = '{world.secret}'; {slow}; print(y)", scan_for(world.secret))
-    assert results[2] == ("0", "ok")
+def test_a_program_finds_nothing_of_others_in_its_memory(long_runs):
+    assert long_runs.results["scan"] == ("0", "ok")
 
 
 def test_the_scan_of_memory_finds_what_is_there(world):
-    [(text, _)] = world.run(f"x = '{world.secret}' * 2\n{scan_for(world.secret)}")
+    text, _ = world.run(f"x = '{world.secret}' * 2\n{scan_for(world.secret)}")
     assert int(text) > 0
+
+
+FUTEX = """
+page = ctypes.cast(libc.qsort, ctypes.c_void_p).value & ~4095
+value = ctypes.c_int.from_address(page).value
+"""
+WAIT = """
+end = time.time() + 1
+while time.time() < end:
+    try:
+        call('futex', ctypes.c_void_p(page), 0, value, struct.pack('ll', 0, 100_000_000), None, 0)
+        print('GOT THROUGH: woken')
+    except OSError as error:
+        if error.errno == 110: print('GOT THROUGH: waited')
+"""
+WAKE = """
+end = time.time() + 1
+while time.time() < end:
+    attempt(call, 'futex', ctypes.c_void_p(page), 1, 100, None, None, 0)
+    time.sleep(0.05)
+"""
+
+
+def test_programs_cannot_signal_each_other_by_a_futex_on_a_page_that_they_share(long_runs):
+    assert [long_runs.results[f"futex {part}"][1] for part in ("waiter", "waker")] == ["empty", "ok"]
+    assert "GOT THROUGH" not in long_runs.results["futex waiter"][0] + long_runs.results["futex waker"][0]
 
 
 FUZZ = """
@@ -288,17 +337,24 @@ generator = random.Random({seed})
 buffer = ctypes.create_string_buffer(b'SECRET_FILE' + bytes(4096))
 values = [0, 1, 2, 3, 5, 9, 17, 64, 4096, 0x10000, -1, -2, -100, 2**31, 2**32, 2**63 - 1, 0o101, 0o1102]
 values += [ctypes.addressof(buffer)] * 8 + [OWNER, VICTIM, os.getppid(), os.getpid(), 1]
-ends = [NUMBERS[n] for n in ('exit', 'exit_group', 'pause', 'rt_sigsuspend', 'rt_sigreturn') if n in NUMBERS]
-numbers = [n for n in range(470) if n not in ends]
+ends = ['exit', 'exit_group', 'pause', 'rt_sigsuspend', 'rt_sigreturn', 'brk', 'munmap', 'mremap', 'mprotect', 'close']
+ends += ['close_range', 'dup2', 'dup3', 'madvise', 'arch_prctl', 'shmdt', 'rt_sigtimedwait', 'wait4', 'waitid']
+numbers = [n for n in range(470) if n not in [NUMBERS.get(name) for name in ends]]
+count = 0
 end = time.time() + 0.5
 signal.alarm(2)
 while time.time() < end:
     for _ in range(100):
         arguments = [ctypes.c_long(generator.choice(values)) for _ in range(6)]
         libc.syscall(ctypes.c_long(generator.choice(numbers)), *arguments)
+        count += 1
+        if count in (1, 25): os.write(1, b'%d ' % count)
 """
+SEEDS = range(6)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_random_system_calls_do_no_harm(world, seed):
-    check(world, FUZZ.replace("{seed}", str(seed)), timeout_seconds=1)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_system_calls_do_no_harm(world, long_runs, seed):
+    text, status = long_runs.results[f"random calls {seed}"]
+    assert text.startswith("1 25")
+    assert_nothing_learned(world, text, status)

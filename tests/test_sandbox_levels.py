@@ -32,7 +32,7 @@ kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
 seccomp.install(seccomp.assemble([*program, (0x06, 0, 0, 0x7FFF0000)]))
 
 async def main():
-    python = PythonInterpreter(timeout_seconds=60, **options)
+    python = PythonInterpreter(timeout_seconds=60, libraries=(), **options)
     results = [await python.run(code) for code in codes]
     report = dataclasses.asdict(await python.start()) if results[0].status.value != "infrastructure_error" else {}
     print(json.dumps({"results": [[r.text, r.status.value] for r in results], "report": report}))

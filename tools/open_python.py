@@ -1,12 +1,14 @@
 """From the options of a configuration to a Python tool, on this machine or on a server."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Union
 
 from arpo_tools.python_interpreter import PythonInterpreter
-from arpo_tools.tool import Tool
+
+if TYPE_CHECKING:
+    from arpo_tools.remote_python import RemotePython
 
 
-def open_python(**options: Any) -> Tool:
+def open_python(**options: Any) -> Union[PythonInterpreter, "RemotePython"]:
     """Make a `RemotePython` where there is a `base_url`, else a `PythonInterpreter`; `options` are its fields.
 
     Raises:

@@ -9,23 +9,41 @@ last expression is shown as in a notebook.
 What is not covered: faults of the kernel, and what one program can find out about the machine by measuring time, or by
 asking whether a path exists. Nothing is kept from call to call: sessions that keep variables are not offered. Where a
 wall can't be had the next weaker step is taken with a warning, unless `isolation` is `strict`.
+
+What calls share: they are forks of one process, so that addresses of memory and the hash seed of texts are the same in
+all of them. The seed is 0, in every helper and run: a set of texts has one order. It can't be changed in a fork, as
+every text that exists has its hash; `fresh_interpreter` starts a new Python for each call instead. Generators of random
+numbers are seeded afresh in each call. Beyond that they see the same machine: its clocks, load and process numbers, the
+access times of Python's files, and with `scratch_mb` each other's locks on them.
+
+Who runs programs: the user of this process, without privileges. Root is one who can't open other users' private
+folders, so where Python or its libraries lie in one, its owner runs them; that needs root's privilege to become another
+user. Where several users' private folders would have to be read, libraries are missing, and the report and a warning
+name them. No other user can be chosen: for that, run a server and use `RemotePython`.
 """
 
 import asyncio
 import dataclasses
+import functools
+import logging
 import math
 import signal
+import sys
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
+from arpo_tools.loop_local import LoopLocal
 from arpo_tools.sandbox.client import Ending, HelperClient, HelperError, HelperGone, start_best
-from arpo_tools.sandbox.launch import make_plan
+from arpo_tools.sandbox.launch import PRELOADED, make_plan
+from arpo_tools.sandbox.libraries import DESCRIPTION, USUAL, import_errors, libraries_sentence
 from arpo_tools.sandbox.limits import CallLimits
 from arpo_tools.sandbox.plan import Plan, SandboxReport
-from arpo_tools.sandbox.probe import probe
-from arpo_tools.sandbox.program import LIMIT_EXIT
+from arpo_tools.sandbox.probe import SandboxUnavailable, probe
+from arpo_tools.sandbox.program import IMPORT_EXIT, LIMIT_EXIT
 from arpo_tools.tool import ToolResult, ToolStatus
+
+logger = logging.getLogger(__name__)
 
 _LARGEST_LIMIT = 1 << 40
 """In MB or seconds: below it, every limit fits the kernel's 64 bits."""
@@ -66,19 +84,30 @@ class PythonInterpreter:
     max_children: int = 32
     """Calls that run at a time; more wait for their turn, which doesn't count against their wall-clock limit. Together
     they may take `max_children` times `memory_mb`; when memory runs out, the kernel ends them before anything else."""
+    libraries: tuple[str, ...] | None = None
+    """Import names of what programs are promised beside the standard library, such as `scipy` or `matplotlib.pyplot`.
+
+    They are imported before programs start, by the helper with this user's rights; the constructor raises if one can't
+    be imported. None: NumPy and SymPy are, and
+    of `arpo_tools.sandbox.libraries.USUAL` those that can be imported are promised. All else that is installed beside
+    this Python can be imported too; a list is a promise and no wall.
+    """
+    fresh_interpreter: bool = False
+    """Start a new Python for each call, with a hash seed and addresses of its own: 0.5 s of processor time a call."""
     _starting: dict[asyncio.AbstractEventLoop, "asyncio.Task[tuple[HelperClient, SandboxReport]]"] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _fresh_slots: LoopLocal[asyncio.Semaphore] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the limits, and with `isolation="strict"` the walls.
+        """Check the limits, with `isolation="strict"` the walls, and the libraries if there is a list.
 
         Raises:
-            ValueError: a limit or `isolation` is none.
+            ValueError: a limit or `isolation` is none, or a library can't be imported.
             SandboxUnavailable: what `strict` asks for can't be had; the message says why and what to do.
         """
         for limit in dataclasses.fields(self):
-            if isinstance(limit.default, int | float):
+            if isinstance(limit.default, int | float) and not isinstance(limit.default, bool):
                 _check_limit(limit.name, getattr(self, limit.name))
         if self.max_children > _MOST_CHILDREN:
             raise ValueError(
@@ -86,8 +115,17 @@ class PythonInterpreter:
             )
         if self.isolation not in _ISOLATIONS:
             raise ValueError(f"python tool: isolation={self.isolation!r}; expected one of {_ISOLATIONS}: change it")
+        if not isinstance(self.fresh_interpreter, bool):
+            raise ValueError(
+                f"python tool: fresh_interpreter={self.fresh_interpreter!r}; expected true or false: change it"
+            )
         if self.isolation == "strict":
             probe(self._plan())
+        if self.libraries is not None:
+            object.__setattr__(self, "libraries", _checked_names(self.libraries))
+            self._check_libraries()
+        slots = functools.partial(asyncio.Semaphore, self.max_children)
+        object.__setattr__(self, "_fresh_slots", LoopLocal(slots))
         weakref.finalize(self, _close_all, self._starting)
 
     async def run(self, text: str) -> ToolResult:
@@ -95,18 +133,59 @@ class PythonInterpreter:
         if not text.strip():
             return ToolResult("Error: no code was given.", ToolStatus.MODEL_ERROR)
         try:
-            return self._result(await self._ending_of(text.encode("utf-8", "replace")))
+            ending = await self._ending_of(text.encode("utf-8", "replace"))
+            note = await asyncio.to_thread(self._import_note) if ending.exit_code == IMPORT_EXIT else ""
+            return self._result(ending, note)
         except (HelperError, OSError) as error:
             return ToolResult(f"Error: {error}", ToolStatus.INFRASTRUCTURE_ERROR)
 
+    @property
+    def description(self) -> str:
+        """What the tool does, for a model, with the libraries that there are; the first time it takes a second."""
+        return f"{DESCRIPTION} {libraries_sentence(self.known_libraries())}"
+
+    def known_libraries(self) -> list[str]:
+        """Return what programs are promised beside the standard library; the first time it takes a second.
+
+        Raises:
+            SandboxUnavailable: no program can be run.
+        """
+        if self.libraries is not None:
+            return list(self.libraries)
+        return [name for name, error in import_errors(self._plan(), USUAL).items() if not error]
+
+    def _import_note(self) -> str:
+        try:
+            return libraries_sentence(self.known_libraries())
+        except SandboxUnavailable as error:
+            logger.warning("which libraries there are can't be told: %s", error)
+            return ""
+
+    def _check_libraries(self) -> None:
+        errors = import_errors(self._plan(), self.libraries) if self.libraries else {}
+        for name, error in errors.items():
+            if error:
+                raise ValueError(
+                    f"python tool: libraries has {name!r}, which programs can't import here ({error}); expected what "
+                    f"is installed beside {sys.executable}: install it, or take it from the list"
+                )
+
     async def _ending_of(self, source: bytes) -> Ending:
         """Run a program; a helper that dies while it waits for its turn is replaced."""
+        # A character has at most four bytes in UTF-8.
+        max_output_bytes = 4 * self.max_output_chars + 4
+        if self.fresh_interpreter:
+            async with await self._fresh_slots.get():
+                client, _report = await start_best(dataclasses.replace(self._plan(), hash_seed="random"), 1)
+                try:
+                    return await client.run(source, max_output_bytes)
+                finally:
+                    client.close()
         failure = HelperGone("no helper was asked")
         for _ in range(_MOST_HELPERS):
             client, _report = await self._helper()
             try:
-                # A character has at most four bytes in UTF-8.
-                return await client.run(source, 4 * self.max_output_chars + 4)
+                return await client.run(source, max_output_bytes)
             except HelperGone as error:
                 failure = error
         raise failure
@@ -126,7 +205,7 @@ class PythonInterpreter:
 
     def _plan(self) -> Plan:
         limits = CallLimits(self.timeout_seconds, self.cpu_seconds, self.memory_mb, self.file_mb, self.scratch_mb)
-        return make_plan(limits, self.isolation)
+        return make_plan(limits, self.isolation, PRELOADED if self.libraries is None else self.libraries)
 
     async def _helper(self) -> tuple[HelperClient, SandboxReport]:
         """Return the helper of the running loop, started if there is none that can be used."""
@@ -143,7 +222,7 @@ class PythonInterpreter:
                 raise HelperError("the interpreter was closed while it started") from None
             raise
 
-    def _result(self, ending: Ending) -> ToolResult:
+    def _result(self, ending: Ending, note: str = "") -> ToolResult:
         text = ending.output.decode("utf-8", "replace").rstrip()
         is_cut = ending.is_cut or len(text) > self.max_output_chars
         if is_cut:
@@ -159,8 +238,20 @@ class PythonInterpreter:
             return ToolResult(text, ToolStatus.LIMIT)
         if ending.exit_code != 0:
             message = text or f"Error: the process ended with code {ending.exit_code}"
-            return ToolResult(message, ToolStatus.MODEL_ERROR)
+            return ToolResult(f"{message}\n{note}".rstrip(), ToolStatus.MODEL_ERROR)
         return ToolResult(text, ToolStatus.OK) if text else ToolResult("(no output)", ToolStatus.EMPTY)
+
+
+def _checked_names(names: Any) -> tuple[str, ...]:
+    """
+    Raises:
+        ValueError: they are no import names.
+    """
+    found = (names,) if isinstance(names, str) else tuple(names)
+    for name in found:
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"python tool: libraries has {name!r}; expected import names, such as numpy: correct it")
+    return found
 
 
 def _check_limit(name: str, value: float) -> None:

@@ -6,6 +6,7 @@ What a program prints, and how it ended, are the server's word. Sessions that ke
 """
 
 import asyncio
+import inspect
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,9 @@ import aiohttp
 import stamina
 
 from arpo_tools.redaction import Secrets, is_web_url, redact, without_credentials
-from arpo_tools.sandbox.program import LIMIT_EXIT
+from arpo_tools.sandbox import program_text
+from arpo_tools.sandbox.libraries import DESCRIPTION, libraries_sentence
+from arpo_tools.sandbox.program import IMPORT_EXIT, LIMIT_EXIT
 from arpo_tools.search.http import url_at
 from arpo_tools.tool import ToolResult, ToolStatus
 
@@ -23,13 +26,21 @@ _RETRIED = frozenset({429, 502, 503, 504})
 _MOST_BYTES = 16 << 20
 """Of an answer; the tool shows far less."""
 
-# Shows the last expression and the model's own frames only, as the local tool does.
+# Reads the text, and shows the last expression and the model's own frames only, as the local tool does.
 _PROGRAM = """
 import ast, sys, traceback
+def parsed(source):
+    errors = []
+    for program in [source, *likely_programs(source)]:
+        try:
+            return compile(program, "<python>", "exec", ast.PyCF_ONLY_AST)
+        except SyntaxError as error:
+            errors.append(error.with_traceback(None))
+    raise errors[:2][-1]
 def run(source):
     names = {"__name__": "__main__"}
     try:
-        body = compile(source, "<python>", "exec", ast.PyCF_ONLY_AST).body
+        body = parsed(source).body
         last = ast.Expression(body.pop().value) if body and isinstance(body[-1], ast.Expr) else None
         exec(compile(ast.Module(body, []), "<python>", "exec"), names)
         if last is not None:
@@ -38,7 +49,7 @@ def run(source):
         frames = error.__traceback__.tb_next if error.__traceback__ else None
         sys.stdout.flush()
         traceback.print_exception(type(error), error, frames)
-        sys.exit(%d if isinstance(error, MemoryError) else 1)
+        sys.exit(%d if isinstance(error, MemoryError) else %d if isinstance(error, ImportError) else 1)
 run(%r)
 """
 
@@ -71,6 +82,8 @@ class RemotePython:
     """How long, beyond `timeout_seconds`, one attempt waits for the server, whose calls may have to queue."""
     attempts: int = 3
     """How often a call is sent before a server that is busy or can't be reached counts as broken."""
+    libraries: tuple[str, ...] = ()
+    """What the server's Python has beside the standard library, for the model to be told; it is not checked."""
 
     def __post_init__(self) -> None:
         """
@@ -83,6 +96,11 @@ class RemotePython:
         for limit in ("timeout_seconds", "memory_mb", "max_output_chars", "answer_seconds", "attempts"):
             if not getattr(self, limit) > 0:
                 raise ValueError(f"python tool: {limit}={getattr(self, limit)}; expected a positive number: change it")
+
+    @property
+    def description(self) -> str:
+        """What the tool does, for a model, with the libraries if they are known."""
+        return f"{DESCRIPTION} {libraries_sentence(self.libraries)}" if self.libraries else DESCRIPTION
 
     async def run(self, text: str) -> ToolResult:
         """Run `text` as a program and return what it printed. Never raises but for cancellation."""
@@ -100,7 +118,7 @@ class RemotePython:
             RemoteError: nothing that can be used, after every attempt that is worth it.
         """
         request = {
-            "code": _PROGRAM % (LIMIT_EXIT, source),
+            "code": inspect.getsource(program_text) + _PROGRAM % (LIMIT_EXIT, IMPORT_EXIT, source),
             "language": "python",
             "stdin": "",
             "compile_timeout": self.timeout_seconds,
@@ -171,7 +189,9 @@ class RemotePython:
         if is_cut or code == LIMIT_EXIT:
             return ToolResult(text, ToolStatus.LIMIT)
         if code != 0:
-            return ToolResult(text or f"Error: the process ended with code {code}", ToolStatus.MODEL_ERROR)
+            note = libraries_sentence(self.libraries) if code == IMPORT_EXIT and self.libraries else ""
+            message = text or f"Error: the process ended with code {code}"
+            return ToolResult(f"{message}\n{note}".rstrip(), ToolStatus.MODEL_ERROR)
         return ToolResult(text, ToolStatus.OK) if text else ToolResult("(no output)", ToolStatus.EMPTY)
 
 

@@ -26,6 +26,7 @@ from arpo_verl.data import traces_command
 from arpo_verl.data.catalog import DATASETS
 from arpo_verl.data.conversion import RowCounts
 from arpo_verl.data.convert import Options, convert
+from arpo_verl.data.own_datasets import dataset_named
 from arpo_verl.data.prompts import system_prompt
 from arpo_verl.data.report import Report
 from arpo_verl.data.source import open_source
@@ -57,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=DATASETS, metavar="NAME", help="a name that `arpo-verl data list` shows")
+    parser.add_argument(
+        "dataset",
+        type=dataset_named,
+        metavar="NAME",
+        help="a name that `arpo-verl data list` shows, or the dotted path of a Dataset of your own",
+    )
     parser.add_argument(
         "--from",
         dest="source",
@@ -136,7 +142,7 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    dataset = DATASETS[arguments.name]
+    dataset = arguments.dataset
     if arguments.ability:
         dataset = replace(dataset, ability=arguments.ability)
     name = arguments.source or dataset.hub_id

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from arpo_tools import PythonInterpreter, Tool, ToolResult, ToolStatus, open_python, open_search
+from arpo_tools.dotted_path import is_dotted
 from arpo_tools.redaction import redact, without_credentials
 from arpo_tools.sandbox.plan import SandboxReport
 from arpo_tools.sandbox.probe import SandboxUnavailable
@@ -88,13 +89,15 @@ def _sandbox(report: SandboxReport | None, options: dict[str, Any]) -> list[Find
     if isolation == "limits":
         advice = "expected auto or strict for what a model writes: change it in the tool list"
         return [Finding("sandbox", Status.WARNING, f"{found}; {advice}")]
-    is_whole = report.has_landlock and report.has_seccomp and report.has_thread_gate
+    is_whole = report.has_landlock and report.has_seccomp and report.has_thread_gate and not report.unreadable
     missing = "; missing: " + "; ".join(report.missing) if report.missing else ""
     return [Finding("sandbox", Status.OK if is_whole else Status.WARNING, found + missing)]
 
 
 def _check_search(subject: Subject, label: str, options: dict[str, Any]) -> list[Finding]:
     backend = options.get("backend", "local")
+    if is_dotted(backend):
+        return [_ask(subject, label, open_search(**options | {"cache": None}), QUERY, backend)]
     if backend == "local":
         return check_corpus(label, options, partial(_ask, subject))
     if backend in OFFLINE:
@@ -180,5 +183,6 @@ def cache_checks(entries: list[ToolEntry]) -> list[Check]:
 def _cache_path(entry: ToolEntry) -> str | None:
     if entry.kind == "python" or (entry.kind == "search" and entry.config.get("backend", "local") in OFFLINE):
         return None
-    cache = entry.options().get("cache", AUTO if entry.kind == "search" else None)
+    is_ours = entry.kind == "search" and not is_dotted(entry.config.get("backend", "local"))
+    cache = entry.options().get("cache", AUTO if is_ours else None)
     return str(cache_folder() / "search.sqlite") if cache == AUTO else cache

@@ -10,9 +10,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from arpo_tools import dotted_path
 from arpo_verl.evaluation.comparison import compare, paired
 from arpo_verl.evaluation.comparison_report import as_markdown
 from arpo_verl.evaluation.measures import JUDGE, LABELS
+from arpo_verl.evaluation.own_measures import measure_named
 from arpo_verl.evaluation.scored_file import score_file
 
 
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric",
         default="accuracy",
         help=f"accuracy (of each data source its own; the default), {', '.join(LABELS)}, score (the training's "
-        f"reward), or a part of it",
+        f"reward), a part of it, or the dotted path of a function of your own",
     )
     parser.add_argument("--common", action="store_true", help="leave out prompts that only one of the runs has")
     parser.add_argument("--judge", metavar="MODEL", help="whose verdicts count, where several models have judged")
@@ -37,7 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.resamples < 1000:
             raise ValueError(f"--resamples {arguments.resamples}; expected at least 1000 for an interval of 95 %")
-        measure = arguments.metric if arguments.metric in LABELS else None
+        is_measure = arguments.metric in LABELS or dotted_path.is_dotted(arguments.metric)
+        measure = measure_named(arguments.metric) if is_measure else None
         a, b = (score_file(path, arguments.judge, measure) for path in (arguments.a, arguments.b))
         pairs = paired(a.run.prompts, b.run.prompts, arguments.common)
         differences = compare(pairs, arguments.metric, arguments.resamples, arguments.seed)

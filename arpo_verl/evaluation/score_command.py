@@ -18,6 +18,7 @@ from pathlib import Path
 
 from arpo_verl.evaluation.measures import LABELS
 from arpo_verl.evaluation.other_answers import missing_prompts, read_other_answers
+from arpo_verl.evaluation.own_measures import measure_named
 from arpo_verl.evaluation.records import Run, write_run
 from arpo_verl.evaluation.report import as_json, as_markdown
 from arpo_verl.evaluation.scored_file import score_file
@@ -33,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="RUN.jsonl", help="with --data: also write the answers as a run's "
         "file, which `eval judge` and `eval compare` read")  # fmt: skip
     parser.add_argument("--by", metavar="FIELD", help="also split data sources by a field of the data, such as level")
-    parser.add_argument("--measure", choices=LABELS, help="the accuracy of all data sources (default: each its own)")
+    parser.add_argument(
+        "--measure",
+        metavar="NAME",
+        help=f"the accuracy of all data sources: {', '.join(LABELS)}, or the dotted path of a function of your own "
+        f"(default: each data source its own)",
+    )
     parser.add_argument("--judge", metavar="MODEL", help="whose verdicts count, where several models have judged")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as JSON")
 
@@ -41,8 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report and return the exit code."""
     try:
+        measure = arguments.measure and measure_named(arguments.measure)
         other = _other_answers(arguments)
-        scored = score_file(arguments.run_file, arguments.judge, arguments.measure, other)
+        scored = score_file(arguments.run_file, arguments.judge, measure, other)
         summaries = summarize(scored.run, arguments.by)
         if arguments.json is not None:
             report = as_json(scored.run, summaries, scored.judge)

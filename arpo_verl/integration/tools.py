@@ -66,11 +66,9 @@ class PythonTool(_ArpoTool):
     """`arpo_tools.open_python`; the keys under `config` are its arguments."""
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
-        description = (
-            "Run Python code in a fresh interpreter; prints and the value of the last expression are returned."
-        )
-        schema = tool_schema or _schema("python", description, "code", "The program to run.")
-        super().__init__(open_python(**_options(config)), schema)
+        tool = open_python(**_options(config))
+        schema = tool_schema or _schema("python", tool.description, "code", "The program to run.")
+        super().__init__(tool, schema)
 
 
 class SearchTool(_ArpoTool):

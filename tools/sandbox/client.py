@@ -221,7 +221,8 @@ async def start_best(plan: Plan, max_children: int) -> tuple[HelperClient, Sandb
     if plan.isolation == "limits":
         return await HelperClient.start(plan, None, max_children)
     client, report = await _start_in_bubblewrap(plan, max_children)
-    _tell_once(report.level, tuple(report.missing))
+    is_whole = report.has_landlock and report.has_seccomp and not report.unreadable
+    _tell_once(is_whole, report.level, tuple(report.missing))
     return client, report
 
 
@@ -241,7 +242,6 @@ async def _start_in_bubblewrap(plan: Plan, max_children: int) -> tuple[HelperCli
 
 
 @functools.cache
-def _tell_once(level: str, missing: tuple[str, ...]) -> None:
-    has_what_counts = "landlock" in level and "seccomp" in level
-    log = logger.info if has_what_counts else logger.warning
+def _tell_once(is_whole: bool, level: str, missing: tuple[str, ...]) -> None:
+    log = logger.info if is_whole else logger.warning
     log("model-written Python runs behind %s; missing: %s", level, "; ".join(missing) or "nothing")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,14 +21,17 @@ from .plan import Plan
 STOP_SECONDS = 5.0
 """How long a helper may take to end its children and itself before it is killed."""
 
+PRELOADED = ("numpy", "sympy")
+"""What most programs import."""
+
 _PACKAGE = Path(__file__).parent
 
 # The package under the name `sandbox`: importing `arpo_tools` would import every tool and what it needs.
+# Python 3.10 puts the working directory first.
 _START = (
-    "import sys; folder = sys.argv.pop(1); sys.path.append(folder); "
+    "import sys; folder = sys.argv.pop(1); sys.path = [path for path in sys.path if path] + [folder]; "
     "from sandbox.zygote import main; sys.path.remove(folder); main()"
 )
-_LIBRARIES = ("numpy", "sympy", "mpmath")
 _SYSTEM = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store"),
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/usr/share/zoneinfo"),
@@ -62,22 +66,30 @@ class Helper:
             self.process.wait()
 
 
-def make_plan(limits: CallLimits, isolation: str) -> Plan:
-    """Return the plan of a helper for this process's Python."""
-    folders = library_folders()
-    return Plan(limits, isolation, library_folders=folders, readable=readable_paths(folders), parent=os.getpid())
+def make_plan(limits: CallLimits, isolation: str, libraries: Sequence[str] = PRELOADED) -> Plan:
+    """Return the plan of a helper for this process's Python.
+
+    Args:
+        limits: of each call.
+        isolation: see `Plan`.
+        libraries: what is imported before programs start.
+    """
+    packages = [name.partition(".")[0] for name in libraries]
+    folders = library_folders(packages)
+    readable = readable_paths(folders, packages)
+    return Plan(limits, isolation, folders, list(libraries), readable, parent=os.getpid())
 
 
-def library_folders() -> list[str]:
+def library_folders(packages: Sequence[str]) -> list[str]:
     """Return the folders in which a program finds its libraries: those that site-packages here would bring.
 
     `.pth` files are not followed, so an editable install is not found, and reading them would take longer than a call;
-    NumPy and SymPy are found wherever this process finds them.
+    the given packages are found wherever this process finds them.
     """
     folders = site.getsitepackages()
     if site.ENABLE_USER_SITE:
         folders.append(site.getusersitepackages())
-    for name in _LIBRARIES:
+    for name in packages:
         with contextlib.suppress(ImportError, ValueError):
             spec = importlib.util.find_spec(name)
             if spec is not None and spec.submodule_search_locations:  # else a file of that name in a script's folder
@@ -85,12 +97,12 @@ def library_folders() -> list[str]:
     return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
 
 
-def readable_paths(folders: list[str]) -> list[str]:
+def readable_paths(folders: list[str], packages: Sequence[str]) -> list[str]:
     """Return what a program must be able to read: its Python, its libraries, and the system's shared objects."""
     standard = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
     prefixes = [os.path.join(prefix, name) for prefix in (sys.base_prefix, sys.prefix) for name in ("lib", "lib64")]
     linked = []
-    for name in _LIBRARIES:  # a package may be a link to somewhere else
+    for name in packages:  # a package may be a link to somewhere else
         linked += [os.path.realpath(os.path.join(folder, name)) for folder in folders]
     # `platform` reads the executable.
     paths = [*standard, *prefixes, *folders, *linked, sys.executable, *_SYSTEM]
@@ -113,8 +125,8 @@ def start_helper(plan: Plan, bubblewrap: str | None) -> Helper:
     python = os.path.realpath(sys.executable) if bubblewrap else sys.executable
     arguments = [str(_PACKAGE.parent), str(theirs.fileno()), plan.to_json()]
     # -S: reading every .pth file takes long, and they may run code. -u: what a program printed before a sudden end must
-    # not wait in a buffer.
-    command = [python, "-I", "-S", "-B", "-u", "-c", _START, *arguments]
+    # not wait in a buffer. Not -I, which takes no seed from the environment; that is ours alone.
+    command = [python, "-s", "-S", "-B", "-u", "-c", _START, *arguments]
     if bubblewrap:
         command = bubblewrap_command(bubblewrap, [*plan.readable, python, str(_PACKAGE)]) + command
     try:
@@ -127,7 +139,7 @@ def start_helper(plan: Plan, bubblewrap: str | None) -> Helper:
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 cwd="/",
-                env=_environment(),
+                env=_environment(plan),
                 start_new_session=True,
                 pass_fds=[theirs.fileno()],
             )
@@ -138,7 +150,9 @@ def start_helper(plan: Plan, bubblewrap: str | None) -> Helper:
     return Helper(process, ours, errors)
 
 
-def _environment() -> dict[str, str]:
-    """Return what Python and its libraries need to start."""
-    # Without it a Python that is linked to a library in an unusual place doesn't start. Programs don't see it.
-    return ONE_THREAD | {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+def _environment(plan: Plan) -> dict[str, str]:
+    """Return what Python and its libraries need to start, which programs don't see."""
+    ours = {"PYTHONHASHSEED": plan.hash_seed, "PYTHONSAFEPATH": "1"}
+    # Without the first, a Python that is linked to a library in an unusual place doesn't start.
+    passed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "TMPDIR") if name in os.environ}
+    return ONE_THREAD | ours | passed

@@ -16,10 +16,14 @@ class Plan:
     """`auto`: as much as there is; `strict`: landlock and seccomp or nothing; `limits`: resource limits only."""
     library_folders: list[str]
     """What joins `sys.path`."""
+    libraries: list[str]
+    """What is imported before programs start, by import name; those that can't be are left to the programs."""
     readable: list[str]
     """What landlock lets a program read."""
     parent: int
     """The process whose end is the helper's; 0 if something between them sees to that."""
+    hash_seed: str = "0"
+    """Python's seed of the hashes of texts, which all children of a helper share: a number, or `random`."""
 
     def to_json(self) -> str:
         """Return the plan as one line."""
@@ -45,6 +49,8 @@ class SandboxReport:
     landlock_abi: int = 0
     missing: list[str] = field(default_factory=list)
     """What could not be had, why, and what to do; one sentence each."""
+    unreadable: list[str] = field(default_factory=list)
+    """Folders of libraries that programs can't read, as whoever runs them has no privileges."""
     preloaded: list[str] = field(default_factory=list)
     """The libraries that a program finds imported."""
     error: str = ""

@@ -23,7 +23,7 @@ def probe(plan: Plan, bubblewrap: str | None = None) -> SandboxReport:
     Raises:
         SandboxUnavailable: it can't be started, or the plan asks for more than this machine allows.
     """
-    plan = dataclasses.replace(plan, library_folders=[], parent=0 if bubblewrap else plan.parent)
+    plan = dataclasses.replace(plan, libraries=[], parent=0 if bubblewrap else plan.parent)
     try:
         helper = start_helper(plan, bubblewrap)
     except OSError as error:

@@ -15,8 +15,12 @@ import threading
 import traceback
 import types
 
+from .program_text import likely_programs
+
 LIMIT_EXIT = 101
 """What a child ends with after a limit; a program may end with the same code, and is then believed."""
+IMPORT_EXIT = 102
+"""The same after the failing import of a library."""
 
 _exit = os._exit  # a program that replaces it would come out in the helper's code
 
@@ -49,22 +53,52 @@ def _exit_code_of(source: str, memory_message: str) -> int:
         _write(memory_bytes)
         return LIMIT_EXIT
     except BaseException as error:
-        is_limit = isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.ENOSPC)
         # Two frames are ours.
         inner = error.__traceback__.tb_next if error.__traceback__ else None
         lines = traceback.format_exception(type(error), error, inner.tb_next if inner else None)
-        code = _finish(LIMIT_EXIT if is_limit else 1)
+        code = _finish(_code_after(error))
         _write("".join(lines).encode("utf-8", "backslashreplace"))
         return code
 
 
+def _code_after(error: BaseException) -> int:
+    if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.ENOSPC):
+        return LIMIT_EXIT
+    if isinstance(error, ImportError):
+        is_there = error.name is not None and error.name.partition(".")[0] in sys.modules
+        return 1 if is_there else IMPORT_EXIT
+    codes = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return IMPORT_EXIT if any(code.co_name == "<module>" and code.co_filename != "<python>" for code in codes) else 1
+
+
 def _execute(source: str, names: dict[str, object]) -> None:
-    module = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
-    body = module.body  # type: ignore[attr-defined]
+    module = _parsed(source)
+    if isinstance(module, SyntaxError):
+        raise module.with_traceback(None)
+    body = module.body
     last = _ast.Expression(body.pop().value) if body and isinstance(body[-1], _ast.Expr) else None
     exec(compile(_ast.Module(body, []), "<python>", "exec", dont_inherit=True), names)
     if last is not None:
         sys.displayhook(eval(compile(last, "<python>", "eval", dont_inherit=True), names))
+
+
+def _parsed(source: str) -> _ast.Module | SyntaxError:
+    """Return the syntax tree of a program, or of what it is meant to be where it is none, or what is wrong with it."""
+    try:
+        return _syntax_tree(source)
+    except SyntaxError as error:
+        errors = [error]
+    for program in likely_programs(source):
+        try:
+            return _syntax_tree(program)
+        except SyntaxError as error:
+            errors.append(error)
+    return errors[:2][-1]
+
+
+def _syntax_tree(source: str) -> _ast.Module:
+    tree: _ast.Module = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
+    return tree
 
 
 def _code_of(status: object) -> int:

@@ -131,9 +131,9 @@ def _try_to_escape(walls: Walls) -> str:
 
 def _hear(channel: socket.socket) -> bytes:
     try:
-        message, descriptors, _, _ = socket.recv_fds(channel, 4096, 1)
+        message, descriptors, _, _ = socket.recv_fds(channel, 4096, 2)
     except ConnectionResetError:  # it has ended with the program unread; what it said before can still be read
-        message, descriptors, _, _ = socket.recv_fds(channel, 4096, 1)
+        message, descriptors, _, _ = socket.recv_fds(channel, 4096, 2)
     for descriptor in descriptors:
         os.close(descriptor)  # threads are refused from here on, which the program doesn't need
     return message

@@ -42,6 +42,7 @@ _IOCTL = [0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451]
 """TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
 _SOCKET_OPTIONS = [3, 4, 7, 8, 38, 39]
 """SO_TYPE, SO_ERROR, SO_SNDBUF, SO_RCVBUF, SO_PROTOCOL, SO_DOMAIN; not SO_PEERPIDFD, which opens a process."""
+_FUTEX_PRIVATE = 128
 _PRCTL = [15, 16]
 """PR_SET_NAME, PR_GET_NAME; not PR_SET_PDEATHSIG, by which a child could outlive the helper."""
 
@@ -92,6 +93,9 @@ def _filtered(has_scratch: bool, allow_threads: bool) -> dict[str, list[Instruct
         "socketpair": [*_one_of(0, [1], errno.EPERM), *_masked(1, 0xF, 1, errno.EPERM)],
         "getsockopt": _one_of(2, _SOCKET_OPTIONS, errno.EPERM),
         "sendto": _null(4, errno.EPERM),
+        # On a page of a file, such as the C library, others could be woken and counted: any process that maps it.
+        # EAGAIN makes who waits look again, as `pthread_join` does, the one that waits for what is not private.
+        "futex": _masked(1, _FUTEX_PRIVATE, _FUTEX_PRIVATE, errno.EAGAIN),
     }
 
 

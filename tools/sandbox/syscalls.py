@@ -21,7 +21,7 @@ FREE = _table(
     "getdents 78 -; getdents64 217 61; statfs 137 43; fstatfs 138 44; poll 7 -; ppoll 271 73; select 23 -;"
     "pselect6 270 72; epoll_create 213 -; epoll_create1 291 20; epoll_ctl 233 21; epoll_wait 232 -; epoll_pwait 281 22;"
     "epoll_pwait2 441 441; eventfd2 290 19; brk 12 214; mmap 9 222; mprotect 10 226; munmap 11 215; mremap 25 216;"
-    "madvise 28 233; msync 26 227; futex 202 98; set_robust_list 273 99; rseq 334 293; set_tid_address 218 96;"
+    "madvise 28 233; msync 26 227; set_robust_list 273 99; rseq 334 293; set_tid_address 218 96;"
     "arch_prctl 158 -; exit 60 93; exit_group 231 94; wait4 61 260; waitid 247 95; restart_syscall 219 128;"
     "rt_sigaction 13 134; rt_sigprocmask 14 135; rt_sigreturn 15 139; rt_sigpending 127 136; rt_sigtimedwait 128 137;"
     "rt_sigsuspend 130 133; sigaltstack 131 132; pause 34 -; alarm 37 -; setitimer 38 103; getitimer 36 102;"
@@ -38,7 +38,7 @@ FREE = _table(
 FILTERED = _table(
     "open 2 -; openat 257 56; clone 56 220; kill 62 129; tgkill 234 131; rt_sigqueueinfo 129 138;"
     "rt_tgsigqueueinfo 297 240; fcntl 72 25; ioctl 16 29; prctl 157 167; prlimit64 302 261; socketpair 53 199;"
-    "getsockopt 55 209; sendto 44 206"
+    "getsockopt 55 209; sendto 44 206; futex 202 98"
 )
 """Allowed or refused by their arguments."""
 

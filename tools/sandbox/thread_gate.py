@@ -46,9 +46,15 @@ def install() -> int:
 class Gate:
     """The helper's side of one child's gate."""
 
-    def __init__(self, listener: int, pid: int) -> None:
+    def __init__(self, listener: int, threads: int) -> None:
+        """
+        Args:
+            listener: what `install` has returned in the child.
+            threads: its `/proc/self/task`, opened by the child itself: where `/proc` is mounted with `hidepid`, nobody
+                else may look into what belongs to a process that can't be dumped.
+        """
         self.listener = listener
-        self._pid = pid
+        self._threads = threads
         self._started = 0
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
@@ -75,9 +81,10 @@ class Gate:
 
     def _alive(self) -> int:
         try:
-            return len(os.listdir(f"/proc/{self._pid}/task"))
+            return len(os.listdir(self._threads))
         except OSError:
             return MOST_ALIVE
 
     def close(self) -> None:
         os.close(self.listener)
+        os.close(self._threads)

@@ -27,6 +27,7 @@ from .child import FAILED, GATE, MOST_HELPER_FILES, READY, run_child
 from .plan import Plan
 from .preload import preload
 from .raise_walls import raise_walls
+from .reader import become_reader
 from .scratch import make_scratch
 from .thread_gate import Gate
 from .walls import Walls
@@ -173,11 +174,11 @@ class Zygote:
         if channel is None:
             return
         try:
-            message, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 1)
+            message, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 2)
         except ConnectionResetError:  # it has ended with the program unread; what it said before comes next
             return
-        if message == GATE and descriptors:
-            gate = child.gate = Gate(descriptors[0], child.pid)
+        if message == GATE and len(descriptors) == 2:
+            gate = child.gate = Gate(*descriptors)
             self._watch(gate.listener, lambda: self._guard(child, gate))
         elif message == READY:
             child.is_ready = self._may_have_spare = True
@@ -268,15 +269,22 @@ def main() -> None:
     """Start on the control socket and with the plan that the command line names."""
     control = socket.socket(fileno=int(sys.argv[1]))
     plan = Plan.from_json(sys.argv[2])
-    _become_helper(plan)
-    scratch = make_scratch()
+    try:
+        unreadable = _become_helper(plan)
+        scratch = make_scratch()
+    except OSError as error:
+        _send(control, {"failed": str(error)})
+        os._exit(1)
     try:
         os.chdir(scratch)
-        preloaded = preload(plan.library_folders)
+        preloaded = preload(plan.library_folders, plan.libraries)
         _check_memory(plan.limits.memory_mb)
         walls, report = raise_walls(plan, scratch)
+        report = dataclasses.replace(
+            report, missing=report.missing + _advice_on(unreadable), unreadable=unreadable, preloaded=preloaded
+        )
         os.chmod(scratch, 0o555)
-        _send(control, {"ready": dataclasses.asdict(report) | {"preloaded": preloaded}})
+        _send(control, {"ready": dataclasses.asdict(report)})
         Zygote(control, walls).serve()
     except (OSError, MemoryError) as error:
         _send(control, {"failed": str(error)})
@@ -285,14 +293,21 @@ def main() -> None:
     os._exit(0)  # taking a Python with SymPy apart takes longer than a call
 
 
-def _become_helper(plan: Plan) -> None:
-    """Give up what the helper doesn't need, before anything else."""
+def _become_helper(plan: Plan) -> list[str]:
+    """Give up what the helper doesn't need, before anything else; return what it can't read afterwards.
+
+    Raises:
+        OSError: the owner has ended, or nobody can read Python.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # when memory runs out, a program of the model shall end, not the training
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two Python ignores itself
         if signal.getsignal(number) == signal.SIG_IGN:  # the tool's owner may ignore what programs rely on
             signal.signal(number, signal.SIG_DFL)
+    unreadable = become_reader(plan)
     if plan.parent:
-        limits.die_with(plan.parent)
+        limits.die_with(plan.parent)  # after a change of user, which would take it back
     if not plan.limits.scratch_mb:  # a child that mounts needs them, and drops them afterwards
         limits.drop_privileges()
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -300,8 +315,17 @@ def _become_helper(plan: Plan) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     kernel.prctl(kernel.PR_SET_NAME, b"arpo-python")
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # when memory runs out, a program of the model shall end, not the training
+    return unreadable
+
+
+def _advice_on(unreadable: list[str]) -> list[str]:
+    if not unreadable:
+        return []
+    return [
+        f"libraries (user {os.geteuid()} without privileges can't read {', '.join(unreadable)}): programs do without "
+        f"them; to change that, let all users read them (chmod o+rX, on the folders above too), or have one user own "
+        f"Python and all libraries"
+    ]
 
 
 def _check_memory(memory_mb: int) -> None:

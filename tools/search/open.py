@@ -11,8 +11,10 @@ from urllib.parse import urlsplit
 
 from arpo_tools.cache import SearchCache
 from arpo_tools.call_limits import CallLimits, Limits
+from arpo_tools.dotted_path import is_dotted
 from arpo_tools.redaction import is_web_url, without_credentials
 from arpo_tools.search.local import LocalBackend
+from arpo_tools.search.own import open_own
 from arpo_tools.search.passage import Backend
 from arpo_tools.search.replay import ReplayBackend
 from arpo_tools.search.tool import Display, SearchTool
@@ -63,15 +65,17 @@ def open_search(backend: str = "local", **options: Any) -> SearchTool:
     """Make the search tool of a back-end.
 
     Args:
-        backend: one of `BACKENDS`.
+        backend: one of `BACKENDS`, or the dotted path of a class of your own (see `own.py`).
         options: `SearchOptions`, `HttpOptions` for a server, and the back-end's own: the arguments of `LocalBackend`
             and `ReplayBackend`, the fields of the classes in `engines.py`.
 
     Raises:
         ValueError: an option, a key or a file is missing, unknown or can't work; the message says which.
     """
+    if is_dotted(backend):
+        return _own(backend, options)
     if backend not in BACKENDS:
-        raise ValueError(f"search back-end {backend!r}: expected one of {', '.join(BACKENDS)}")
+        raise ValueError(f"search back-end {backend!r}: expected one of {', '.join(BACKENDS)}, or a dotted path")
     common = SearchOptions(**_taken(options, SearchOptions))
     display = Display(common.max_passage_chars, common.show_urls)
     if backend in ("local", "replay"):
@@ -79,6 +83,16 @@ def open_search(backend: str = "local", **options: Any) -> SearchTool:
     http = HttpOptions(**_taken(options, HttpOptions))
     made = _engine(backend, options, http)
     return SearchTool(made, common.name, common.top_k, display, _cache(http))
+
+
+def _own(path: str, options: dict[str, Any]) -> SearchTool:
+    """Make a search tool of somebody's own back-end: it has no limits of calls, and a cache only where one is named."""
+    common = SearchOptions(**_taken(options, SearchOptions))
+    cache = options.pop("cache", None)
+    display = Display(common.max_passage_chars, common.show_urls)
+    return SearchTool(
+        open_own(path, options), common.name, common.top_k, display, _cache(HttpOptions(cache)) if cache else None
+    )
 
 
 def _taken(options: dict[str, Any], of: type[Any]) -> dict[str, Any]:
