@@ -23,7 +23,8 @@ bash recipes/install.sh
 STAMP=.venv/arpo-verl-figure-tools
 WANTED=$(sha256sum < recipes/requirements-figure.txt)
 if [[ ! -f $STAMP || $(<"$STAMP") != "$WANTED" ]]; then
-  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement recipes/requirements-figure.txt
+  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --only-binary :all: \
+    --requirement recipes/requirements-figure.txt
   echo "$WANTED" > "$STAMP"
 fi
 
