@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the scripts: checks of the words that they were given, before anything starts, and what is shown of a part that fails.
 
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
 fail() {
   echo "$(basename "$0"): $*" >&2
   exit 2
@@ -13,35 +15,41 @@ expect() {
 
 # one_of NAME WORD...: the variable must be one of the words.
 one_of() {
-  local name=$1 word
+  local name=$1 word known
   shift
   for word in "$@"; do
     [[ ${!name-} != "$word" ]] || return 0
   done
-  fail "$name=${!name-}; expected one of $(sed 's/ /, /g' <<< "$*")"
+  known=$(printf ', %s' "${@:1:$#-1}")
+  fail "$name=${!name-}; expected ${known:2} or ${!#}"
 }
 
-# whole_number LEAST NAME...: each variable must be a whole number of at least LEAST (and of at most 9 digits).
+# A number without sign, leading zeros or more digits than bash can count with.
+is_whole_number() {
+  [[ $1 =~ ^(0|[1-9][0-9]{0,8})$ ]]
+}
+
+# whole_number LEAST NAME...: each variable must be a whole number of at least LEAST.
 whole_number() {
   local least=$1 name
   shift
   for name in "$@"; do
-    [[ ${!name-} =~ ^(0|[1-9][0-9]{0,8})$ ]] && ((${!name} >= least)) ||
-      fail "$name=${!name-}; expected a whole number of at least $least"
+    is_whole_number "${!name-}" && [[ ${!name} -ge $least ]] || fail "$name=${!name-}; expected a whole number of at least $least"
   done
 }
 
-# number_or_word WORD LEAST NAME...: the same, or that word.
-number_or_word() {
+# whole_number_or WORD LEAST NAME...: the same, or the word.
+whole_number_or() {
   local word=$1 least=$2 name
   shift 2
   for name in "$@"; do
-    [[ ${!name-} == "$word" ]] || [[ ${!name-} =~ ^(0|[1-9][0-9]{0,8})$ ]] && [[ ${!name-} == "$word" || ${!name} -ge $least ]] ||
+    [[ ${!name-} == "$word" ]] && continue
+    is_whole_number "${!name-}" && [[ ${!name} -ge $least ]] ||
       fail "$name=${!name-}; expected a whole number of at least $least, or $word"
   done
 }
 
-# decimal NAME...: each variable must be a number such as 1e-6, 0.1 or 2, not negative.
+# decimal NAME...: each variable must be a number that is not negative, such as 2, 0.1 or 1e-6.
 decimal() {
   local name
   for name in "$@"; do
@@ -50,13 +58,13 @@ decimal() {
   done
 }
 
-# logged LOG COMMAND...: run a command with its output in a file, and show why it failed if it does.
+# logged LOG COMMAND...: run a command with its output in a file; if it fails, show why and where the file is, and end.
 logged() {
   local log=$1 code=0
   shift
   "$@" > "$log" 2>&1 || code=$?
-  if ((code != 0)); then
-    python3 "$(dirname "${BASH_SOURCE[0]}")/failure_report.py" "$log" "$code" >&2
+  ((code == 0)) || {
+    python3 "$HERE/failure_report.py" "$log" "$code" >&2 || true
     exit "$code"
-  fi
+  }
 }

@@ -16,8 +16,20 @@ export STEPS=${STEPS:-20}
 export OUTPUT=${OUTPUT:-outputs/comparison}
 # ------------------------------------------------------------------------------------------------------------------------
 
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
+expect ARMS "some of grpo, arpo-soft, arpo-hard and arpo-random"
+for ARM in $ARMS; do
+  one_of ARM grpo arpo-soft arpo-hard arpo-random
+done
+expect SEEDS "whole numbers"
+for SEED in $SEEDS; do
+  whole_number 0 SEED
+done
+whole_number 1 STEPS
+
 [[ $OUTPUT == /* ]] || OUTPUT=$PWD/$OUTPUT
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$HERE/.."
 bash recipes/install.sh
 
 STAMP=.venv/arpo-verl-figure-tools

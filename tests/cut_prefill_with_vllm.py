@@ -1,8 +1,8 @@
-"""Samples with seeds from a real vLLM engine on CPU whose batches are smaller than the prompts, and prints the tokens as JSON.
+"""Samples with seeds from a real vLLM engine on CPU whose batches hold one prompt, and prints the tokens as JSON.
 
 VERL_PLATFORM=cpu python tests/cut_prefill_with_vllm.py MODEL
 
-Each prompt is asked for twice: alone, in a batch that holds it whole, and with all others at once, where prefills are cut.
+Each prompt is asked for alone, in a batch that holds it whole, and with all others at once, where prefills are cut.
 """
 
 import asyncio
