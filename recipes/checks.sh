@@ -13,15 +13,39 @@ expect() {
   [[ -n ${!1:-} ]] || fail "$1 is not set; expected $2"
 }
 
-# one_of NAME WORD...: the variable must be one of the words.
-one_of() {
-  local name=$1 word known
+is_one_of() {
+  local value=$1 word
   shift
   for word in "$@"; do
-    [[ ${!name-} != "$word" ]] || return 0
+    [[ $value != "$word" ]] || return 0
   done
-  known=$(printf ', %s' "${@:1:$#-1}")
-  fail "$name=${!name-}; expected ${known:2} or ${!#}"
+  return 1
+}
+
+# enumerate WORD...: "a, b or c".
+enumerate() {
+  local all
+  all=$(printf ', %s' "${@:1:$#-1}")
+  printf '%s or %s' "${all:2}" "${!#}"
+}
+
+# one_of NAME WORD...: the variable must be one of the words.
+one_of() {
+  local name=$1
+  shift
+  is_one_of "${!name-}" "$@" || fail "$name=${!name-}; expected $(enumerate "$@")"
+}
+
+# some_of NAME WORD...: the variable must be one or several of the words, each once.
+some_of() {
+  local name=$1 value seen=" "
+  shift
+  [[ -n ${!name// /} ]] || fail "$name is empty; expected some of $(enumerate "$@")"
+  for value in ${!name}; do
+    is_one_of "$value" "$@" || fail "$name has $value; expected some of $(enumerate "$@")"
+    [[ $seen != *" $value "* ]] || fail "$name has $value twice; expected each once"
+    seen+="$value "
+  done
 }
 
 # A number without sign, leading zeros or more digits than bash can count with.
@@ -35,6 +59,17 @@ whole_number() {
   shift
   for name in "$@"; do
     is_whole_number "${!name-}" && [[ ${!name} -ge $least ]] || fail "$name=${!name-}; expected a whole number of at least $least"
+  done
+}
+
+# whole_numbers LEAST NAME: the variable must be one or several whole numbers, each once.
+whole_numbers() {
+  local least=$1 name=$2 value seen=" "
+  [[ -n ${!name// /} ]] || fail "$name is empty; expected whole numbers of at least $least"
+  for value in ${!name}; do
+    is_whole_number "$value" && [[ $value -ge $least ]] || fail "$name has $value; expected whole numbers of at least $least"
+    [[ $seen != *" $value "* ]] || fail "$name has $value twice; expected each once"
+    seen+="$value "
   done
 }
 
@@ -56,6 +91,11 @@ decimal() {
     [[ ${!name-} =~ ^([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$ ]] ||
       fail "$name=${!name-}; expected a number of at least 0, such as 0.1 or 1e-6"
   done
+}
+
+# Hydra's grammar gives a meaning to most punctuation; lists, [a,b], and null are left as they are.
+quoted() {
+  if [[ $1 == \[* || $1 == null ]]; then printf '%s' "$1"; else printf "'%s'" "${1//\'/\\\'}"; fi
 }
 
 # logged LOG COMMAND...: run a command with its output in a file; if it fails, show why and where the file is, and end.

@@ -18,14 +18,8 @@ export OUTPUT=${OUTPUT:-outputs/comparison}
 
 # shellcheck source=checks.sh
 source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
-expect ARMS "some of grpo, arpo-soft, arpo-hard and arpo-random"
-for ARM in $ARMS; do
-  one_of ARM grpo arpo-soft arpo-hard arpo-random
-done
-expect SEEDS "whole numbers"
-for SEED in $SEEDS; do
-  whole_number 0 SEED
-done
+some_of ARMS grpo arpo-soft arpo-hard arpo-random
+whole_numbers 0 SEEDS
 whole_number 1 STEPS
 
 [[ $OUTPUT == /* ]] || OUTPUT=$PWD/$OUTPUT
