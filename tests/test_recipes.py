@@ -134,7 +134,9 @@ def test_a_recipe_has_the_papers_values_and_passes_every_check_before_ray(script
     for name in ("ARPO_SEARCH_CORPUS", "SERPER_API_KEY"):
         monkeypatch.setenv(name, data[name])
     monkeypatch.setenv("ARPO_OUTPUT", str(tmp_path))
-    monkeypatch.setattr(preflight, "_version", lambda name: {"verl": Version("0.9.1"), "vllm": Version("0.24.0")}[name])
+    monkeypatch.setattr(
+        preflight, "_version", lambda name: {"verl": Version("0.9.1"), "vllm": Version("0.24.0")}.get(name)
+    )
     validate_config(config, need_reference_policy(config), need_critic(config))
 
 

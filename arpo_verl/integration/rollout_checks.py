@@ -44,7 +44,9 @@ def near_name(name: str, known: list[str]) -> str | None:
         return "".join(letter for letter in text.casefold() if letter.isalnum())
 
     by_plain = {plain(candidate): candidate for candidate in known}
-    near = difflib.get_close_matches(plain(name), by_plain, 1, SIMILARITY)
+    near = difflib.get_close_matches(plain(name), by_plain, 3, SIMILARITY)
+    # Letters that have only changed places say more than a letter that has become another.
+    near.sort(key=lambda candidate: sorted(candidate) != sorted(plain(name)))
     return by_plain[near[0]] if near else None
 
 
