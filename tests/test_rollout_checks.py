@@ -1,4 +1,4 @@
-"""Before Ray starts: misspelt estimators, verl's checks of the rollout, groups of one leaf, settings that can't branch."""
+"""Before Ray starts: misspelt estimators, verl's checks of the rollout, groups of one leaf, runs that can't branch."""
 
 import logging
 from functools import cache
