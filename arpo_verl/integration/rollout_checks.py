@@ -4,7 +4,7 @@ import copy
 import difflib
 import warnings
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from arpo_verl.config import ArpoConfig
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, ESTIMATOR, arpo_config
@@ -52,7 +52,8 @@ def near_name(name: str, known: list[str]) -> str | None:
 
 def under_verls_name(config: DictConfig) -> DictConfig:
     """Return a configuration in which the rollout has verl's name, by which verl decides what it checks."""
-    if config.actor_rollout_ref.rollout.name != ENTROPY_ROLLOUT:
+    rollout = config.actor_rollout_ref.rollout
+    if OmegaConf.is_missing(rollout, "name") or rollout.name != ENTROPY_ROLLOUT:
         return config
     renamed = copy.deepcopy(config)
     with open_dict(renamed):
