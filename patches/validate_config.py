@@ -10,19 +10,25 @@ def check_arpo_config_too(verl_config: ModuleType) -> None:
     """Let `verl.utils.config.validate_config` check an ARPO run first.
 
     verl 0.9.1 (`trainer/main_ppo.py`) validates the configuration in the driver, before `ray.init`, and offers no hook
-    there. Without this, bad input surfaces minutes later in a remote worker. Runs that do not set adv_estimator=arpo
-    are passed through.
+    there. Without this, bad input surfaces minutes later in a remote worker. Of a run that does not set
+    adv_estimator=arpo only the estimator's name is looked at, for a misspelling. verl's own checks see verl's name of
+    the rollout, on which some of them depend.
     """
     if isinstance(verl_config.validate_config, wrapt.FunctionWrapper):
         return
 
     def validate_config(stock: Any, instance: None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         from arpo_verl.integration.preflight import check
+        from arpo_verl.integration.rollout_checks import check_estimator, under_verls_name
         from arpo_verl.integration.settings import wants_arpo
 
         config = kwargs["config"] if "config" in kwargs else args[0]
+        check_estimator(config)
         if wants_arpo(config):
             check(config)
-        return stock(*args, **kwargs)
+        renamed = under_verls_name(config)
+        if "config" in kwargs:
+            return stock(*args, **kwargs | {"config": renamed})
+        return stock(renamed, *args[1:], **kwargs)
 
     wrapt.wrap_function_wrapper(verl_config, "validate_config", validate_config)

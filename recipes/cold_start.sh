@@ -24,6 +24,8 @@
 # traces; schedule and warm-up are the released yaml's. That yaml differs in the length: MAX_LENGTH=15000; both cut longer traces,
 # which TRUNCATION=right does; the default refuses them. A second call with the same OUTPUT goes on at the last checkpoint.
 set -euo pipefail
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
 
 # ---- user-adjustable ----------------------------------------------------------------------------------------------------
 PYTHON=${PYTHON:-python3}            # of an environment in which arpo-verl is installed
@@ -45,7 +47,7 @@ TRUNCATION=${TRUNCATION:-error}      # of longer ones: error, or right to cut th
 MAX_TOKEN_LEN_PER_GPU=${MAX_TOKEN_LEN_PER_GPU:-16384} # tokens of a micro-batch, at least MAX_LENGTH
 MODEL_DTYPE=${MODEL_DTYPE:-fp32}     # of the trained weights and their optimiser; computation is in bf16
 LORA_RANK=${LORA_RANK:-0}            # 0 trains all weights
-LORA_ALPHA=${LORA_ALPHA:-$((2 * LORA_RANK))}
+LORA_ALPHA=${LORA_ALPHA:-}           # default: twice the rank
 
 NNODES=${NNODES:-1}                  # more than one: MASTER_ADDR, MASTER_PORT and NODE_RANK too, on each of them
 NGPUS_PER_NODE=${NGPUS_PER_NODE:-}   # default: 8, on CPU 1 process
@@ -54,16 +56,21 @@ TEST_FREQ=${TEST_FREQ:-}             # default: after_each_epoch if there are VA
 LOGGER=${LOGGER:-[console,file]}     # any of verl's: [console,file,wandb]
 # ---- end user-adjustable ------------------------------------------------------------------------------------------------
 
-fail() {
-  echo "cold_start.sh: $*" >&2
-  exit 2
-}
-
-# Hydra's grammar gives a meaning to most punctuation; lists, [a,b], and null are left as they are.
-quoted() {
-  if [[ $1 == \[* || $1 == null ]]; then printf '%s' "$1"; else printf "'%s'" "${1//\'/\\\'}"; fi
-}
-
+one_of SYNTAX tags native
+one_of PLATFORM gpu cpu
+one_of TRUNCATION error right left
+one_of MODEL_DTYPE fp32 bf16 fp16
+whole_number 0 LORA_RANK
+LORA_ALPHA=${LORA_ALPHA:-$((2 * LORA_RANK))}
+whole_number 0 LORA_ALPHA
+whole_number 1 TRAIN_BATCH_SIZE TOTAL_EPOCHS MAX_LENGTH MAX_TOKEN_LEN_PER_GPU NNODES
+whole_number_or null 1 TOTAL_STEPS
+[[ -z $NGPUS_PER_NODE ]] || whole_number 1 NGPUS_PER_NODE
+[[ $SAVE_FREQ == -1 ]] || whole_number_or after_each_epoch 1 SAVE_FREQ
+[[ -z $TEST_FREQ || $TEST_FREQ == -1 ]] || whole_number_or after_each_epoch 1 TEST_FREQ
+decimal LR WARMUP_RATIO WEIGHT_DECAY
+((MAX_TOKEN_LEN_PER_GPU >= MAX_LENGTH)) ||
+  fail "MAX_TOKEN_LEN_PER_GPU=$MAX_TOKEN_LEN_PER_GPU; expected at least MAX_LENGTH=$MAX_LENGTH, one whole trace"
 [[ -n $TRAIN_FILES ]] || fail "TRAIN_FILES is not set; expected a parquet of 'arpo-verl data traces'"
 for files in "$TRAIN_FILES" "$VALIDATION_FILES"; do
   [[ $files == \[* || $files == null || -f $files ]] || fail "$files: no such file; expected a parquet of 'arpo-verl data traces'"
@@ -71,7 +78,6 @@ done
 case $SYNTAX in
   tags) DATASET=TagTraceDataset ;;
   native) DATASET=NativeTraceDataset ;;
-  *) fail "SYNTAX=$SYNTAX; expected tags or native" ;;
 esac
 case $PLATFORM in
   gpu)
@@ -93,7 +99,6 @@ case $PLATFORM in
       +engine.mixed_precision.buffer_dtype=fp32
     )
     ;;
-  *) fail "PLATFORM=$PLATFORM; expected gpu or cpu" ;;
 esac
 
 # Without data verl's validation fails.

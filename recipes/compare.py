@@ -21,7 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from comparison_table import RunRecord, StepRecord, render
-from quickstart import Run, console, end_on_signals, executed_calls, prepare, prompt_of, read_rollouts, train
+from quickstart import (
+    Run,
+    check_words,
+    console,
+    end_on_signals,
+    executed_calls,
+    prepare,
+    prompt_of,
+    read_rollouts,
+    train,
+)
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from validation import compare
 
@@ -96,6 +106,7 @@ def main() -> None:
         overrides=sys.argv[1:],
     )
     end_on_signals()
+    check_words([comparison.run(arm, comparison.seeds[0]) for arm in comparison.arms])
     run_all(comparison)
 
 

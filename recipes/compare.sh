@@ -16,14 +16,21 @@ export STEPS=${STEPS:-20}
 export OUTPUT=${OUTPUT:-outputs/comparison}
 # ------------------------------------------------------------------------------------------------------------------------
 
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
+some_of ARMS grpo arpo-soft arpo-hard arpo-random
+whole_numbers 0 SEEDS
+whole_number 1 STEPS
+
 [[ $OUTPUT == /* ]] || OUTPUT=$PWD/$OUTPUT
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$HERE/.."
 bash recipes/install.sh
 
 STAMP=.venv/arpo-verl-figure-tools
 WANTED=$(sha256sum < recipes/requirements-figure.txt)
 if [[ ! -f $STAMP || $(<"$STAMP") != "$WANTED" ]]; then
-  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement recipes/requirements-figure.txt
+  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --only-binary :all: \
+    --requirement recipes/requirements-figure.txt
   echo "$WANTED" > "$STAMP"
 fi
 

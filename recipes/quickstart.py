@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
+from failure_report import report as failure_report
 from rich.console import Console
 from rich.table import Table
 from validation import compare
+
+from arpo_verl.doctor.compose import PRESET
 
 RUN_MARK = "ARPO_VERL_RUN"
 """An environment variable that every descendant inherits, to find them all afterwards."""
@@ -73,8 +76,8 @@ class Run:
         # A cluster of somebody else's is not ours to train on.
         return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | settings
 
-    def command(self) -> list[str]:
-        """The verl command: the preset, the world, and sizes that suit a model of 0.3 M parameters."""
+    def arguments(self) -> list[str]:
+        """What is set over the preset: the world, and sizes that suit a model of 0.3 M parameters."""
         data = [
             f"data.{split}_files={quoted(self.world / f'{name}.parquet')}"
             for split, name in (("train", "train"), ("val", "validation"))
@@ -109,13 +112,18 @@ class Run:
             "actor_rollout_ref.actor.checkpoint.save_contents=[model,optimizer,extra,hf_model]",
             f"hydra.run.dir={quoted(self.output / 'hydra')}",
         ]
-        preset = ["--config-path", "pkg://arpo_verl.config", "--config-name", "arpo_trainer", "platform=cpu"]
         settings = [
+            "platform=cpu",
             f"algorithm.adv_estimator={self.algorithm}",
             f"actor_rollout_ref.model.path={quoted(self.world / 'model')}",
         ]
-        command = [sys.executable, "-m", "verl.trainer.main_ppo", *preset, *settings, *data, *sizes, *trainer]
-        return [*command, *self.overrides]
+        return [*settings, *data, *sizes, *trainer, *self.overrides]
+
+    def command(self) -> list[str]:
+        """The verl command."""
+        path, name = PRESET
+        preset = ["--config-path", path, "--config-name", name]
+        return [sys.executable, "-m", "verl.trainer.main_ppo", *preset, *self.arguments()]
 
 
 def quoted(value: Path | str) -> str:
@@ -134,12 +142,25 @@ def main() -> None:
     )
     end_on_signals()
     started = time.monotonic()
+    check_words([run])
     console.print(f"full log: {run.log}")
     prepare(run)
     world_seconds = time.monotonic() - started
     timing = train(run)
     timing |= {"tiny_world": world_seconds, "total": time.monotonic() - started}
     report(run, timing)
+
+
+def check_words(runs: Sequence[Run]) -> None:
+    """End with a message if the runs' overrides can't work, as far as their values alone show it.
+
+    Before the tiny world is made, which takes a minute; the run itself checks everything, files and machine included.
+    """
+    from arpo_verl.integration.override_check import problem
+
+    for run in runs:
+        if found := problem(*PRESET, run.arguments()):
+            sys.exit(f"{run.output.name}: {found}")
 
 
 def end_on_signals() -> None:
@@ -179,9 +200,8 @@ def train(run: Run) -> dict[str, float]:
     finally:
         stop(child, environment[RUN_MARK])
     if child.returncode != 0:
-        tail = run.log.read_text(errors="replace").splitlines()[-25:]
-        console.print("\n".join(tail), markup=False)
-        sys.exit(f"training ended with code {child.returncode}; the full log is {run.log}")
+        console.print(failure_report(run.log, child.returncode), markup=False)
+        sys.exit(1)
     return timing
 
 

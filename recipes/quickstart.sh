@@ -16,8 +16,14 @@ export STEPS=${STEPS:-20}
 export OUTPUT=${OUTPUT:-outputs/quickstart-$ALGORITHM-seed$SEED}
 # ------------------------------------------------------------------------------------------------------------------------
 
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
+one_of ALGORITHM arpo grpo
+whole_number 0 SEED
+whole_number 1 STEPS
+
 [[ $OUTPUT == /* ]] || OUTPUT=$PWD/$OUTPUT
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$HERE/.."
 bash recipes/install.sh
 # exec, so that Ctrl-C reaches the program that cleans up.
 exec .venv/bin/python recipes/quickstart.py "$@"

@@ -18,16 +18,24 @@ N=${N:-4}                  # samples of each of the 72 questions
 export ALGORITHM=${ALGORITHM:-arpo}
 # ---- end user-adjustable ------------------------------------------------------------------------------------------------
 
+# shellcheck source=checks.sh
+source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
+one_of ALGORITHM arpo grpo ppo
+whole_number 1 COLD_START_STEPS STEPS N
+
 [[ $WORLD == /* ]] || WORLD=$PWD/$WORLD
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$HERE/.."
 bash recipes/install.sh
 export PATH=$PWD/.venv/bin:$PATH PYTHON=$PWD/.venv/bin/python
 export WORLD PLATFORM=cpu VERL_PLATFORM=cpu OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 export ARPO_SEARCH_CORPUS=$WORLD/corpus.jsonl
 
 step() {
+  PART=$*
   printf '\n== %s\n' "$*"
 }
+PART=beginning
+trap 'code=$?; ((code == 0)) || echo "tiny_world.sh: ended with code $code in: $PART" >&2' EXIT
 
 COLD=$WORLD/cold-start-$COLD_START_STEPS
 RUN=$WORLD/$ALGORITHM-$STEPS
@@ -41,17 +49,19 @@ if [[ ! -f $COLD/model/config.json ]]; then
   step "cold start: $COLD_START_STEPS steps on verl's SFT trainer"
   rm -rf "$COLD"
   mkdir -p "$COLD"
-  MODEL_PATH=$WORLD/model TRAIN_FILES=$WORLD/traces.parquet TRAIN_BATCH_SIZE=16 TOTAL_EPOCHS=1 LR=4e-3 MAX_LENGTH=256 \
-    OUTPUT=$COLD bash recipes/cold_start.sh > "$COLD/train.log" 2>&1
+  logged "$COLD/train.log" \
+    env MODEL_PATH="$WORLD/model" TRAIN_FILES="$WORLD/traces.parquet" TRAIN_BATCH_SIZE=16 TOTAL_EPOCHS=1 LR=4e-3 MAX_LENGTH=256 \
+    OUTPUT="$COLD" bash recipes/cold_start.sh
   arpo-verl export "$COLD/checkpoints" "$COLD/model"
 fi
 
 step "reinforcement learning: $STEPS steps of $ALGORITHM, by a recipe for a large model in miniature"
 rm -rf "$RUN"
 mkdir -p "$RUN"
-PRESET=tiny MODEL_PATH=$COLD/model OUTPUT=$RUN \
-  TRAIN_BATCH_SIZE=16 PPO_MINI_BATCH_SIZE=8 ROLLOUT_N=8 INITIAL_ROLLOUTS=4 TOTAL_STEPS=$STEPS SAVE_FREQ=$STEPS \
-  bash recipes/run_qwen2_5_3b_reasoning_vllm.sh > "$RUN/train.log" 2>&1
+logged "$RUN/train.log" \
+  env PRESET=tiny MODEL_PATH="$COLD/model" OUTPUT="$RUN" \
+  TRAIN_BATCH_SIZE=16 PPO_MINI_BATCH_SIZE=8 ROLLOUT_N=8 INITIAL_ROLLOUTS=4 TOTAL_STEPS="$STEPS" SAVE_FREQ="$STEPS" \
+  bash recipes/run_qwen2_5_3b_reasoning_vllm.sh
 arpo-verl export "$RUN/checkpoints" "$RUN/model"
 
 for folder in "$COLD" "$RUN"; do

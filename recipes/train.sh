@@ -21,10 +21,20 @@ EXPERIMENT_NAME=${EXPERIMENT_NAME:-$(basename "$0" .sh | sed 's/^run_//')-$ALGOR
 OUTPUT=${OUTPUT:-outputs/$EXPERIMENT_NAME} # checkpoints, rollouts, validation, metrics
 # ---- end user-adjustable ------------------------------------------------------------------------------------------------
 
-expect() {
-  [[ -n ${!1:-} ]] || fail "$1 is not set; expected $2"
-}
-
+one_of ALGORITHM arpo grpo ppo
+one_of PLATFORM gpu cpu
+one_of MODEL_DTYPE fp32 bf16 fp16
+one_of OFFLOAD true false
+whole_number 1 NNODES NGPUS_PER_NODE TRAIN_BATCH_SIZE PPO_MINI_BATCH_SIZE MAX_PROMPT_LENGTH MAX_RESPONSE_LENGTH BRANCH_FACTOR \
+  TOTAL_EPOCHS ROLLOUT_TP PPO_MAX_TOKEN_LEN_PER_GPU
+whole_number 2 ROLLOUT_N
+whole_number 0 MAX_TOOL_CALLS LORA_RANK
+whole_number_or null 1 TOTAL_STEPS INITIAL_ROLLOUTS
+whole_number_or -1 1 SAVE_FREQ TEST_FREQ
+decimal BASE_PROBABILITY ENTROPY_WEIGHT ACTOR_LR CRITIC_LR ROLLOUT_GPU_MEM_UTIL
+if [[ $INITIAL_ROLLOUTS != null ]] && ((INITIAL_ROLLOUTS > ROLLOUT_N)); then
+  fail "INITIAL_ROLLOUTS=$INITIAL_ROLLOUTS; expected at most ROLLOUT_N=$ROLLOUT_N"
+fi
 expect TRAIN_FILES "a verl parquet file, or [several,of,them]; 'arpo-verl data convert' makes one"
 expect VALIDATION_FILES "a verl parquet file, or [several,of,them]; 'arpo-verl data convert' makes one"
 if [[ $TOOLS == *:tools.yaml* ]]; then
@@ -36,11 +46,8 @@ if ((NNODES > 1)); then
   expect RAY_ADDRESS "HOST:PORT of a running Ray cluster of $NNODES machines"
 fi
 
-case $ALGORITHM in
-  arpo | grpo) ESTIMATOR=$ALGORITHM ;;
-  ppo) ESTIMATOR=gae ;;
-  *) fail "ALGORITHM=$ALGORITHM; expected arpo, grpo or ppo" ;;
-esac
+ESTIMATOR=$ALGORITHM
+[[ $ALGORITHM != ppo ]] || ESTIMATOR=gae
 if [[ $ALGORITHM == ppo && $LORA_RANK != 0 ]]; then
   fail "ALGORITHM=ppo with LORA_RANK=$LORA_RANK; expected 0: beside the adapter, PPO trains a critic of the model's size"
 fi
@@ -56,7 +63,6 @@ case $PLATFORM in
     export VERL_PLATFORM=cpu OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     MACHINE=(platform=cpu)
     ;;
-  *) fail "PLATFORM=$PLATFORM; expected gpu or cpu" ;;
 esac
 if ((NNODES > 1)); then
   # A running cluster knows its own resources, and its processes have the environment of their `ray start`, not this one.
@@ -147,6 +153,9 @@ TRAINER=(
   hydra.run.dir="$(quoted "$OUTPUT/hydra")"
 )
 
-exec "$PYTHON" -m verl.trainer.main_ppo --config-path pkg://arpo_verl.config --config-name arpo_trainer \
-  "${MACHINE[@]}" "${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ARPO[@]}" "${CRITIC[@]}" "${REWARD[@]}" \
+OVERRIDES=(
+  "${MACHINE[@]}" "${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ARPO[@]}" "${CRITIC[@]}" "${REWARD[@]}"
   "${TRAINER[@]}" "$@"
+)
+if declare -F prepare > /dev/null; then prepare "${OVERRIDES[@]}"; fi
+exec "$PYTHON" -m verl.trainer.main_ppo --config-path pkg://arpo_verl.config --config-name arpo_trainer "${OVERRIDES[@]}"

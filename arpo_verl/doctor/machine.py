@@ -48,7 +48,8 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         raise RuntimeError(
-            f"{distribution} is not installed; expected any version: pip install 'arpo-verl[gpu]'"
+            f"{distribution} is not installed; expected any version: install anew by recipes/install_gpu.sh, or by "
+            f"recipes/install.sh for a machine without a GPU"
         ) from None
 
 

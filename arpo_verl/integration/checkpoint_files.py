@@ -95,11 +95,30 @@ def _what_it_is(path: Path) -> str:
         return f"has no {TRACKER}, so no complete checkpoint, though {', '.join(steps)}"
     if (path / "critic").is_dir():
         return "has a critic and no actor"
-    if any((path / name).exists() for name in ("dist_ckpt", "model")):
+    if any((path / name).exists() for name in _OF_MEGATRON):
         return "seems to be Megatron's, which `python -m verl.model_merger merge --backend megatron` converts"
-    if any(path.glob("*.safetensors")):
+    if _is_model(path):
         return "is in Hugging Face format already"
-    return "has no shards (model_world_size_W_rank_R.pt)"
+    has = "has no shards (model_world_size_W_rank_R.pt)"
+    if runs := sorted(tracker.parent.name for tracker in path.glob(f"*/{TRACKER}")):
+        return f"{has}, but the folder of a run, {path / runs[0]}: name that one"
+    if models := sorted(folder.name for folder in path.iterdir() if folder.is_dir() and _is_model(folder)):
+        return f"{has}, but {path / models[0]}, which is in Hugging Face format already"
+    return has
+
+
+_OF_MEGATRON = (
+    *("dist_ckpt", "model/dist_ckpt", "transformer_config.json", "ckpt_contents.json"),
+    *("optimizer/dist_ckpt", "extra/dist_ckpt", "model/huggingface"),
+)
+"""Of these verl's Megatron engine writes some (`utils/megatron_utils.py`); a folder `model` alone says nothing."""
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder is a Hugging Face model or an adapter."""
+    return any(folder.glob("*.safetensors")) or any(
+        (folder / name).is_file() for name in ("adapter_config.json", "pytorch_model.bin")
+    )
 
 
 def _world_size(folder: Path) -> int:

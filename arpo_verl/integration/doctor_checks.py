@@ -15,7 +15,8 @@ from arpo_verl.doctor.finding import UNSET, Check, Finding, Stage, Status, Subje
 from arpo_verl.doctor.tool_list import other_entries, tool_file
 from arpo_verl.integration import preflight
 from arpo_verl.integration.chat_template import chat_prefix, plain_json
-from arpo_verl.integration.settings import ESTIMATOR, TAG_AGENT, wants_arpo
+from arpo_verl.integration.rollout_checks import check_estimator, no_branching
+from arpo_verl.integration.settings import CPU_OVERRIDES, ESTIMATOR, TAG_AGENT, wants_arpo
 from arpo_verl.reward.prefill import RESPONSE_PREFIX
 
 MODEL = "actor_rollout_ref.model.path"
@@ -39,8 +40,23 @@ def _load_torch() -> None:
     importlib.import_module("torch")
 
 
+VERL_MODULES = (
+    "verl",
+    "verl.experimental.agent_loop",
+    "verl.tools.tool_registry",
+    "verl.trainer.ppo.core_algos",
+    "verl.utils.config",
+    "verl.utils.import_utils",
+    "verl.workers.config",
+    "transformers",
+    "transformers.models.auto",
+    "arpo_verl.integration.tools",
+)
+"""What the checks import. They run in threads, where two first imports of verl's cyclic modules meet half-made ones."""
+
+
 def _load_verl() -> None:
-    for module in ("verl", "verl.trainer.ppo.core_algos", "transformers"):
+    for module in VERL_MODULES:
         importlib.import_module(module)
 
 
@@ -50,7 +66,7 @@ def check_devices(subject: Subject) -> list[Finding]:
 
     trainer, is_on_cpu = subject.config.trainer, os.environ.get("VERL_PLATFORM") == "cpu"
     if is_on_cpu != (trainer.device == "cpu") and (subject.is_run or not is_on_cpu):
-        advice = "add platform=cpu" if is_on_cpu else "put VERL_PLATFORM=cpu into the environment"
+        advice = f"add {CPU_OVERRIDES}" if is_on_cpu else "put VERL_PLATFORM=cpu into the environment"
         raise ValueError(
             f"trainer.device={trainer.device!r} with VERL_PLATFORM={os.environ.get('VERL_PLATFORM')!r}; expected cpu "
             f"in both or in neither: {advice}"
@@ -74,7 +90,7 @@ def cuda_finding(cuda: Any, subject: Subject) -> Finding:
     except (RuntimeError, AssertionError) as error:
         raise RuntimeError(
             f"no accelerator: {error}; expected a CUDA device: install its driver and a torch built for it, start the "
-            f"container with --gpus all, or use VERL_PLATFORM=cpu with platform=cpu"
+            f"container with --gpus all, or put VERL_PLATFORM=cpu into the environment and add {CPU_OVERRIDES}"
         ) from error
     wanted = subject.config.trainer.n_gpus_per_node
     if subject.is_run and count < wanted:
@@ -110,13 +126,14 @@ def check_plugin() -> list[Finding]:
 
 def check_settings(config: DictConfig) -> list[Finding]:
     """Check what the pre-flight of a run checks in its settings."""
+    check_estimator(config)
     if not wants_arpo(config):
         text = f"algorithm.adv_estimator={config.algorithm.adv_estimator}: nothing of ARPO's to check"
         return [Finding("settings", Status.SKIPPED, text)]
-    preflight.check_settings(config)
-    preflight.check_trainer(config)
-    preflight.check_result_template(config)
-    preflight.check_entropy_source(config)
+    preflight.check_values(config)
+    if reason := no_branching(config):
+        text = f"the run never branches, as GRPO: {reason}; expected settings that can: change them, or train by grpo"
+        return [Finding("settings", Status.WARNING, text)]
     return [Finding("settings", Status.OK, "the values of arpo.*, rollout and trainer fit each other")]
 
 

@@ -1,7 +1,8 @@
 """verl's model merger on a checkpoint, and the proof that what it wrote is what was trained.
 
-verl 0.9.1 (`model_merger/`) makes every weight bfloat16, writes a LoRA beside a model that does not have it, and looks
-at the alphabetically first weight alone to learn how the model is sharded; `StoredTypeMerger` differs in these three.
+verl 0.9.1 (`model_merger/`) makes every weight bfloat16, writes a LoRA beside a model that does not have it, looks at
+the alphabetically first weight alone to learn how the model is sharded, and loads shards so that they can run code;
+`StoredTypeMerger` differs in these four.
 """
 
 import json
@@ -16,12 +17,16 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.placement_types import _StridedShard
 from transformers import AutoModelForCausalLM
 from verl.model_merger.base_model_merger import ModelMergerConfig
 from verl.model_merger.fsdp_model_merger import FSDPModelMerger, merge_non_dtensor_shards
 
 from arpo_verl.integration.checkpoint_files import Checkpoint
 from arpo_verl.integration.lora_weights import BASE, PREFIX, folded, lora_modules, without_lora
+
+_SHARDING = [_StridedShard]
+"""What shards may hold beside what torch allows itself: how weights of two-dimensional meshes are sharded."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,10 @@ class StoredTypeMerger(FSDPModelMerger):
         self._checkpoint, self._folder, self._options = checkpoint, folder, options
         self._dtype: torch.dtype | None = None if options.dtype is None else getattr(torch, options.dtype)
         self.stored_types: set[str] = set()
+
+    def _load_rank_zero_state_dict(self, world_size: int) -> dict[str, Any]:
+        """As verl's, whose loading runs code that a checkpoint may hold."""
+        return load_shard(self._checkpoint.shards[0])
 
     def _extract_device_mesh_info(self, state_dict: dict[str, Any], world_size: int) -> tuple[Any, tuple[str, ...]]:
         for weight in state_dict.values():
@@ -171,15 +180,35 @@ def with_base(weights: dict[str, torch.Tensor], options: ExportOptions) -> dict[
 def load_shard(path: Path) -> dict[str, Any]:
     """Return what a rank has saved, as DTensors that know the whole shape.
 
+    Only tensors and what describes their sharding are loaded (torch's restricted unpickler): a file that asks for
+    anything else is refused, so that no code of a strange checkpoint runs.
+
     Raises:
-        RuntimeError: the file can't be read.
+        RuntimeError: the file can't be read, or holds something else.
     """
     try:
-        # verl's own files hold DTensors and their meshes, which torch's restricted unpickler does not know.
-        shard: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+        with torch.serialization.safe_globals(_SHARDING):
+            shard: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if strange := _strange_objects(path):
+            # torch's own text advises to load it without the restriction.
+            raise RuntimeError(
+                f"{path} holds more than weights ({', '.join(strange)}), which could run code when it is loaded; "
+                f"expected a shard as verl writes it: take the checkpoint from where it was made"
+            ) from error
         raise RuntimeError(f"{path} can't be read ({error}); expected a whole shard: copy it again") from error
+    if not isinstance(shard, dict) or not all(isinstance(weight, torch.Tensor) for weight in shard.values()):
+        raise RuntimeError(f"{path} is no table of weights by their names; expected a shard as verl writes it")
     return shard
+
+
+def _strange_objects(path: Path) -> list[str]:
+    """Return the names of what a file asks for beside weights; none where it is no file of torch's."""
+    try:
+        with torch.serialization.safe_globals(_SHARDING):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:
+        return []  # whatever a damaged file makes torch raise, its first error says more
 
 
 def _write_dtype(path: Path, dtype: torch.dtype) -> None:

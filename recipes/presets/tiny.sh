@@ -4,8 +4,6 @@
 : "${PYTHON:=$RECIPES/../.venv/bin/python}" # bash recipes/install.sh
 : "${WORLD:=outputs/tiny-world}"
 [[ $WORLD == /* ]] || WORLD=$PWD/$WORLD
-# Waiting threads that spin would take the cores from each other where they are shared.
-[[ -f $WORLD/done.json ]] || OMP_WAIT_POLICY=PASSIVE "$PYTHON" -m arpo_verl.tiny_world --out "$WORLD"
 export HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 
 : "${PLATFORM:=cpu}" "${NNODES:=1}" "${NGPUS_PER_NODE:=1}" "${ROLLOUT_TP:=1}"
@@ -14,3 +12,12 @@ export HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 : "${TRAIN_BATCH_SIZE:=4}" "${PPO_MINI_BATCH_SIZE:=2}" "${ROLLOUT_N:=4}" "${INITIAL_ROLLOUTS:=2}"
 : "${MAX_PROMPT_LENGTH:=64}" "${MAX_RESPONSE_LENGTH:=128}" "${PPO_MAX_TOKEN_LEN_PER_GPU:=2048}"
 : "${ACTOR_LR:=2e-4}" "${TOTAL_STEPS:=2}" "${SAVE_FREQ:=-1}" "${TEST_FREQ:=-1}"
+
+# prepare WORD...: called with the run's overrides when all knobs have been checked.
+prepare() {
+  [[ ! -f $WORLD/done.json ]] || return 0
+  VERL_PLATFORM=cpu "$PYTHON" -W ignore -m arpo_verl.integration.override_check pkg://arpo_verl.config arpo_trainer "$@" ||
+    fail "these overrides can't work; nothing was made"
+  # Waiting threads that spin would take the cores from each other where they are shared.
+  OMP_WAIT_POLICY=PASSIVE "$PYTHON" -m arpo_verl.tiny_world --out "$WORLD"
+}
