@@ -14,7 +14,8 @@ from arpo_verl.doctor.data import model_problem, weight_files
 from arpo_verl.doctor.finding import UNSET, Check, Finding, Stage, Status, Subject
 from arpo_verl.doctor.tool_list import other_entries, tool_file
 from arpo_verl.integration import preflight
-from arpo_verl.integration.settings import ESTIMATOR, wants_arpo
+from arpo_verl.integration.settings import ESTIMATOR, TAG_AGENT, wants_arpo
+from arpo_verl.integration.tag_check import check_tags
 
 MODEL = "actor_rollout_ref.model.path"
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -131,7 +132,7 @@ def check_model(subject: Subject) -> list[Finding]:
         return [_hub_finding(path)]
     if problem := model_problem(folder):
         raise ValueError(problem)
-    tokens = _prompt_tokens(model, folder)
+    tokens = _prompt_tokens(subject.config, folder)
     size = sum(file.stat().st_size for file in weight_files(folder))
     text = f"{folder}: {size / GIB:.2f} GiB of weights; its chat template makes {tokens} tokens of a short prompt"
     return [Finding("model", Status.OK, text)]
@@ -148,14 +149,15 @@ def _hub_finding(path: str) -> Finding:
     return Finding("model", Status.WARNING, f"{path} is no folder and not in the Hugging Face cache; {advice}")
 
 
-def _prompt_tokens(model: DictConfig, folder: Path) -> int:
+def _prompt_tokens(config: DictConfig, folder: Path) -> int:
     """Return how many tokens a short prompt has.
 
     Raises:
-        ValueError: there is no tokenizer, or it has no chat template.
+        ValueError: there is no tokenizer, it has no chat template, or it hides the run's tags from the reward.
     """
     from transformers import AutoTokenizer
 
+    model = config.actor_rollout_ref.model
     place = model.get("tokenizer_path") or folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=bool(model.get("trust_remote_code")))
@@ -171,6 +173,8 @@ def _prompt_tokens(model: DictConfig, folder: Path) -> int:
             f"the tokenizer of {place} has no chat template; expected one, which turns messages into a prompt: take an "
             f"instruct model, add chat_template.jinja, or set actor_rollout_ref.model.custom_chat_template"
         )
+    if wants_arpo(config) or config.actor_rollout_ref.rollout.agent.default_agent_loop == TAG_AGENT:
+        check_tags(config, tokenizer)
     messages = [{"role": "user", "content": "1+1?"}]
     text = tokenizer.apply_chat_template(messages, chat_template=template, add_generation_prompt=True, tokenize=False)
     return len(tokenizer.encode(text, add_special_tokens=False))

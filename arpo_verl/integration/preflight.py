@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from packaging.version import Version
 
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, TAG_FORMAT, arpo_config
+from arpo_verl.integration.tag_check import OUR_REWARD, check_tags_of_run
 
 VERL_VERSIONS = ("0.9.1", "0.10")
 OLDEST_VLLM = "0.18.0"
@@ -46,6 +47,7 @@ def check(config: DictConfig) -> None:
         check_result_template,
         check_entropy_source,
         check_tools,
+        check_tags_of_run,
         check_datasets,
         check_shared_memory,
         check_port,
@@ -131,10 +133,6 @@ def _check_format(name: str) -> None:
         raise ValueError(
             f"actor_rollout_ref.rollout.multi_turn.format={name!r}; expected one of {', '.join(formats)}: change it"
         )
-
-
-OUR_REWARD = "pkg://arpo_verl.reward"
-"""`reward.custom_reward_function.path`."""
 
 
 def check_result_template(config: DictConfig) -> None:
