@@ -9,7 +9,6 @@ from runs import LEAVES, PROMPTS, train
 from worst_tools import ACTS
 
 from arpo_verl.reward import compute_score
-from arpo_verl.tiny_world.model import make_tokenizer
 
 pytestmark = pytest.mark.slow
 
