@@ -8,7 +8,7 @@ from tokenizers import AddedToken
 
 from arpo_verl.integration import preflight
 from arpo_verl.integration.evaluation import Rollouts
-from arpo_verl.integration.tag_check import check_tags, check_tags_of_run
+from arpo_verl.integration.tag_check import check_tags, check_tags_of_run, function_names
 from arpo_verl.reward import compute_score
 from arpo_verl.tiny_world.model import make_model, make_tokenizer, save
 
@@ -109,6 +109,21 @@ def test_the_tags_of_function_tools_and_of_a_lists_own_schemas_are_read(tmp_path
     for name in ("tag_check_tool", "look", "mine"):
         with pytest.raises(ValueError, match=f"<{name}>, </{name}> are special tokens"):
             check_tags(configuration(*overrides), tokenizer(f"<{name}>", f"</{name}>"))
+
+
+def test_the_names_of_function_tools_are_read_without_running_their_file():
+    source = """
+raise SystemExit
+@function_tool
+def one(): ...
+@verl.tools.function_tool.function_tool("two")
+async def renamed(): ...
+@function_tool(schema={})
+def three(): ...
+@other
+def four(): ...
+"""
+    assert list(function_names(source)) == ["one", "two", "three"]
 
 
 def test_a_run_is_refused_before_it_starts_and_so_is_an_evaluation(tmp_path):

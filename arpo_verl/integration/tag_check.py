@@ -5,6 +5,7 @@ verl decodes a response without special tokens before the reward reads it (verl 
 every response would score -1, or its calls would look like text.
 """
 
+import ast
 import logging
 import unicodedata
 from collections.abc import Iterable
@@ -100,7 +101,6 @@ def _tags(config: DictConfig, is_ours: bool) -> list[str]:
 
 def _tool_names(config: DictConfig) -> Iterable[str]:
     """Yield the names of the run's tools, as far as they can be read without making them."""
-    from verl.tools.function_tool import load_function_tools_from_path
     from verl.utils.import_utils import resolve_config_path
 
     from arpo_verl.doctor.tool_list import KINDS
@@ -115,6 +115,15 @@ def _tool_names(config: DictConfig) -> Iterable[str]:
             if name:
                 yield str(name)
     if multi_turn.function_tool_path:
-        yield from (
-            tool.name for tool in load_function_tools_from_path(resolve_config_path(multi_turn.function_tool_path))
-        )
+        yield from function_names(Path(resolve_config_path(multi_turn.function_tool_path)).read_text(encoding="utf-8"))
+
+
+def function_names(source: str) -> Iterable[str]:
+    """Yield the names that verl's `@function_tool` gives in a Python file, which is read and not run."""
+    for node in ast.walk(ast.parse(source)):
+        for decorator in getattr(node, "decorator_list", []):
+            arguments = decorator.args if isinstance(decorator, ast.Call) else []
+            called = decorator.func if isinstance(decorator, ast.Call) else decorator
+            if getattr(called, "id", getattr(called, "attr", None)) == "function_tool":
+                given = arguments[0].value if arguments and isinstance(arguments[0], ast.Constant) else None
+                yield str(given or node.name)  # type: ignore[attr-defined]
