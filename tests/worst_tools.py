@@ -22,7 +22,8 @@ VALUES = [
     "\x00\ufdd1\ufeff\u2028",
     [],
 ]
-_turn = itertools.count()
+_searches, _runs = itertools.count(), itertools.count()
+"""Each tool goes through all acts; several processes begin anew."""
 
 
 def _raise(error: BaseException) -> None:
@@ -46,7 +47,7 @@ def search(query: str) -> str:
     Args:
         query: what to look for.
     """
-    return ACTS[next(_turn) % len(ACTS)]()
+    return ACTS[next(_searches) % len(ACTS)]()
 
 
 @function_tool
@@ -56,4 +57,4 @@ async def python(code: str) -> str:
     Args:
         code: what to run.
     """
-    return ACTS[(7 * next(_turn)) % len(ACTS)]()
+    return ACTS[(7 * next(_runs)) % len(ACTS)]()
