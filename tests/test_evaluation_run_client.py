@@ -6,9 +6,13 @@ import time
 import pytest
 import stamina
 from completion_server import CUT, GARBAGE, HANG, serving
+from hydra import compose, initialize_config_module
 
-from arpo_verl.evaluation.completions import CompletionServer, Endpoint, Patience
+from arpo_verl.evaluation.completions import CompletionServer, Endpoint, Patience, ServerFacts
 from arpo_verl.evaluation.server_answers import ServerFailed, ServerRefused
+from arpo_verl.evaluation.stops import Stopped
+from arpo_verl.integration.evaluation import _CompletionsClient
+from arpo_verl.rollout.tool_text import valid_text
 from arpo_verl.tiny_world.model import make_tokenizer
 
 TOKENIZER = make_tokenizer()
@@ -134,3 +138,13 @@ def test_an_address_that_is_none_is_refused(url):
 def test_the_shown_address_has_no_secrets():
     endpoint = Endpoint.of("https://user:secret@[::1]:8000/proxy/v1", "tiny")
     assert endpoint.public_url == "https://[::1]:8000/proxy"
+
+
+@pytest.mark.parametrize("text", ["It is \ud83d", "\udcff<python>1</python>", "\ud83d\ude00"], ids=ascii)
+def test_a_surrogate_in_a_servers_text_fails_no_sample(text):
+    with initialize_config_module("arpo_verl.config", version_base=None):
+        config = compose("arpo_trainer", overrides=["actor_rollout_ref.model.path=/no/model"])
+    client = _CompletionsClient(config, None, ServerFacts(gives_token_ids=False, context_length=None))
+    client.tokenizer = TOKENIZER
+    ids = client._encoded(Stopped(text, "length"), [])
+    assert TOKENIZER.decode(ids) == valid_text(text)

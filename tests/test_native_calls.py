@@ -5,12 +5,14 @@ import time
 
 import pytest
 from test_agent_loop import PROMPT, TreeAgentLoop, TreeRequest, call, grow, loop
-from verl.experimental.agent_loop.tool_parser import FunctionCall
+from tokenizers import AddedToken
+from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 from verl.tools.function_tool import FunctionTool
 from verl.tools.schemas import OpenAIFunctionToolSchema
 
 from arpo_verl.integration import native_calls
 from arpo_verl.integration.native_calls import read_hermes
+from arpo_verl.tiny_world.model import make_tokenizer
 
 END = "<|im_end|>"
 
@@ -283,3 +285,31 @@ async def test_an_answer_without_a_call_ends_the_leaf_in_each_format():
         )
         output = await ours.run({}, raw_prompt=PROMPT)
         assert server.tokenizer.decode(output.response_ids) == f"It is 4{END}"
+
+
+@pytest.mark.parametrize("content", [content for content, _ in MALFORMED.values() if len(content) < 1000])
+async def test_verl_still_drops_what_it_cannot_read_without_a_word(content):
+    """When this fails, verl says what is wrong with a call, and `native_calls` may be left out for it."""
+    tokenizer = make_tokenizer()
+    parser = ToolParser.get_tool_parser("hermes", tokenizer)
+    _, found = await parser.extract_tool_calls(tokenizer.encode(f"<tool_call>{content}</tool_call>"), [])
+    read_alike = ("arguments in a text", "arguments in a list", "arguments that are null")
+    if content not in [MALFORMED[name][0] for name in read_alike]:
+        assert found == [] or not isinstance(json.loads(content), dict)
+
+
+async def test_verl_still_ends_a_call_at_a_marker_inside_of_a_text():
+    tokenizer = make_tokenizer()
+    parser = ToolParser.get_tool_parser("hermes", tokenizer)
+    assert (await parser.extract_tool_calls(tokenizer.encode(call("echo", text="</tool_call>")), []))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("form", "turn"), [(form, turn) for form, turn in BAD if form not in ("gpt-oss", "qwen3_coder")]
+)
+async def test_verl_still_gives_no_call_or_no_arguments_for_a_bad_call_of_other_formats(form, turn):
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in NEEDED.get(form, ())])
+    parser = ToolParser.get_tool_parser(form, tokenizer)
+    _, found = await parser.extract_tool_calls(tokenizer.encode(turn), [])
+    assert all(one.arguments == "{}" for one in found)

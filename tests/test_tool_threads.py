@@ -363,3 +363,9 @@ def test_a_tool_whose_loop_is_its_own_keeps_what_belongs_to_the_loop():
     # Two rollouts, each on a loop of its own.
     for _ in range(2):
         assert [said.text for said in asyncio.run(three())] == ["locked"] * 3
+
+
+async def test_verls_own_call_still_runs_in_asyncios_default_executor():
+    """When this fails, verl's `FunctionTool.call` runs a function where it can be left behind, as `_call_function`."""
+    assert await function_tool(lambda text: threading.current_thread().name).call({"text": ""}) != "tool tool"
+    assert (await answer(function_tool(lambda text: threading.current_thread().name))).text == "tool tool"

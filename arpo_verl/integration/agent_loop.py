@@ -27,7 +27,7 @@ from arpo_verl.rollout.metrics import LeafRecord
 from arpo_verl.rollout.protocols import CallSyntax
 from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
 from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
-from arpo_verl.rollout.tool_text import control_tokens
+from arpo_verl.rollout.tool_text import control_tokens, template_tags
 from arpo_verl.rollout.tree import Leaf
 
 OCCURRENCE = "arpo_occurrence"
@@ -130,6 +130,7 @@ class TreeAgentLoop(ToolAgentLoop):
             encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
             end_token_ids=self._ends,
             control=control_tokens(self.tokenizer),
+            template_tags=template_tags(self.tokenizer),
         )
         return syntax, Stops(tags.stop_strings, [])
 

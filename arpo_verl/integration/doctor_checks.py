@@ -17,6 +17,7 @@ from arpo_verl.integration import preflight
 from arpo_verl.integration.chat_template import chat_prefix, plain_json
 from arpo_verl.integration.rollout_checks import check_estimator, no_branching
 from arpo_verl.integration.settings import CPU_OVERRIDES, ESTIMATOR, TAG_AGENT, wants_arpo
+from arpo_verl.integration.tag_check import check_tags
 from arpo_verl.reward.prefill import RESPONSE_PREFIX
 
 MODEL = "actor_rollout_ref.model.path"
@@ -151,6 +152,8 @@ def check_model(subject: Subject) -> list[Finding]:
     if problem := model_problem(folder):
         raise ValueError(problem)
     tokenizer = _tokenizer(model, folder)
+    if wants_arpo(subject.config) or subject.config.actor_rollout_ref.rollout.agent.default_agent_loop == TAG_AGENT:
+        check_tags(subject.config, tokenizer)
     tokens = _prompt_tokens(tokenizer)
     size = sum(file.stat().st_size for file in weight_files(folder))
     text = f"{folder}: {size / GIB:.2f} GiB of weights; its chat template makes {tokens} tokens of a short prompt"
@@ -191,6 +194,7 @@ def _tokenizer(model: DictConfig, folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    model = config.actor_rollout_ref.model
     place = model.get("tokenizer_path") or folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=bool(model.get("trust_remote_code")))

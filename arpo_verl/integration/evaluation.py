@@ -36,8 +36,10 @@ from arpo_verl.evaluation.stops import Stopped, restore_stop
 from arpo_verl.integration.agent_loop import TreeAgentLoop, TreeRequest, end_token_ids, tool_schema
 from arpo_verl.integration.engine import Stops
 from arpo_verl.integration.settings import FINISH_REASON, TAG_AGENT, TAG_FORMAT, arpo_config, wants_arpo
+from arpo_verl.integration.tag_check import check_tags
 from arpo_verl.reward.prefill import whole_response
 from arpo_verl.rollout.seeds import derived_seed
+from arpo_verl.rollout.tool_text import valid_text
 from arpo_verl.rollout.tree import Leaf
 
 PACKAGE_PREFIX = "pkg://"
@@ -113,6 +115,7 @@ class Rollouts:
         self._arpo = arpo_config(config)
         with _silence():
             self._stock = _stock_worker(config)
+            check_tags(config, self._stock.tokenizer)
             self._dataset = self._load(files)
         self.prompts = prompts_of([self._dataset[row] for row in range(len(self._dataset))], config.data.prompt_key)
         self._sampling: dict[str, float | int | None] = {}
@@ -312,6 +315,7 @@ class _CompletionsClient(LLMServerClient):
     def _encoded(self, stopped: Stopped, stops: list[str]) -> list[int]:
         arpo = arpo_config(self.config)
         text, is_ended = restore_stop(stopped, stops, arpo.tag_open, arpo.tag_close)
+        text = valid_text(text)  # JSON can bring lone surrogates, which no tokenizer takes
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         end = self.tokenizer.eos_token_id
         ends = end_token_ids(self.config.actor_rollout_ref.model.path, end)

@@ -113,6 +113,8 @@ FORMATS = {
         (r"<\|call\|>", r"<\|channel\|>commentary to=functions\."),
     ),
 }
+DEPTH_TO_SPARE = 50
+"""How much deeper than it is a value may be read: verl and chat templates read it again, from deeper in the program."""
 _THOUGHT_END = "</think>"
 _GPT_OSS_THOUGHT, _GPT_OSS_END = "<|channel|>analysis<|message|>", "<|end|>"
 _KIMI_CALL = re.compile(r"<\|tool_call_begin\|>.*?<\|tool_call_argument_begin\|>(.*?)<\|tool_call_end\|>", re.DOTALL)
@@ -135,9 +137,13 @@ def plain_json(text: str) -> Any:
     """
     try:
         value = json.loads(text)
-        return json.loads(valid_text(json.dumps(value, ensure_ascii=False)))
+        plain = valid_text(json.dumps(value, ensure_ascii=False))
+        nested = json.loads("[" * DEPTH_TO_SPARE + plain + "]" * DEPTH_TO_SPARE)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    for _ in range(DEPTH_TO_SPARE):
+        [nested] = nested
+    return nested
 
 
 def read_hermes(text: str, is_over: bool) -> tuple[str, list[NativeCall]]:

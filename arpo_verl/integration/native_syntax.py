@@ -5,7 +5,6 @@ verl's continuous tokens, which keep what was sampled as it is (verl 0.9.1, `uti
 """
 
 import json
-import re
 from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +15,12 @@ from verl.experimental.agent_loop.tool_parser import FunctionCall
 from arpo_verl.integration.native_calls import FORMATS, UNKNOWN_TOOL, NativeCall, read_hermes, read_parsed
 from arpo_verl.integration.tools import unknown_tool
 from arpo_verl.rollout.protocols import RenderedResults, ToolAnswer, ToolCall, Turn
-from arpo_verl.rollout.tool_text import CUT, REWARD_TAGS, ToolText, control_tokens
+from arpo_verl.rollout.tool_text import CUT, REWARD_TAGS, ToolText, control_tokens, template_tags
 
 VISIBLE_CUT = "\\"
 """Stands for `CUT` where verl encodes a result by a processor of images, which can't be told to encode in pieces."""
-_TEMPLATE_TAG = re.compile(r"</?[\w:|-]+>|\[/?[A-Z_]+\]|<</?[A-Z]+>>")
-"""What chat templates begin and end roles and results with."""
+RESULT_TAGS = ("<tool_response>", "</tool_response>", "<tool_result>", "</tool_result>")
+"""What templates that are no text of Jinja's, and readers of responses, take for a result."""
 
 
 class NativeSyntax:
@@ -118,18 +117,14 @@ class NativeSyntax:
 def _tool_text(tokenizer: Any, form: str) -> ToolText:
     """Return what keeps results text: the markers of the format, of the chat template, and the reward's tags."""
     control = control_tokens(tokenizer)
-    template = tokenizer.chat_template or ""
-    templates = template.values() if isinstance(template, dict) else [template]
-    tags = {tag for one in templates for tag in _TEMPLATE_TAG.findall(one)}
-    tags.update(FORMATS[form].markers if form in FORMATS else ())
-    # What is a special token is kept text by the way it is encoded.
-    tags -= control.special_texts
-    tags.update(f"<{slash}{name}>" for name in REWARD_TAGS for slash in ("", "/"))
+    markers = {*RESULT_TAGS, *(FORMATS[form].markers if form in FORMATS else ())}
+    reward_tags = {f"<{slash}{name}>" for name in REWARD_TAGS for slash in ("", "/")}
     return ToolText(
         encode=lambda text: tokenizer.encode(text, add_special_tokens=False),
         decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
         control=control,
-        tags=sorted(tags),
+        # What is a special token is kept text by the way it is encoded.
+        tags=sorted((markers - control.special_texts) | template_tags(tokenizer) | reward_tags),
     )
 
 

@@ -28,6 +28,7 @@ from arpo_verl.integration.rollout_checks import (
     no_branching,
 )
 from arpo_verl.integration.settings import CPU_OVERRIDES, ENTROPY_ROLLOUT, TAG_AGENT, TAG_FORMAT, arpo_config
+from arpo_verl.integration.tag_check import OUR_REWARD, check_tags_of_run
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def check(config: DictConfig) -> None:
         check_versions,
         *CONFIG_CHECKS,
         check_tools,
+        check_tags_of_run,
         check_datasets,
         check_resume,
         check_shared_memory,
@@ -157,10 +159,6 @@ def _check_format(name: str) -> None:
         raise ValueError(
             f"actor_rollout_ref.rollout.multi_turn.format={name!r}; expected one of {', '.join(formats)}: change it"
         )
-
-
-OUR_REWARD = "pkg://arpo_verl.reward"
-"""`reward.custom_reward_function.path`."""
 
 
 def check_result_template(config: DictConfig) -> None:

@@ -85,6 +85,8 @@ class TagSyntax:
     end_token_ids: Collection[int]
     control: ControlTokens = NO_CONTROL_TOKENS
     """What the tokenizer must not make of a result's text."""
+    template_tags: Collection[str] = ()
+    """The chat template's own, which a result must not open or close either."""
 
     def ends_answer(self, token_id: int) -> bool:
         return token_id in self.end_token_ids
@@ -118,4 +120,5 @@ class TagSyntax:
 
     @functools.cached_property
     def _tool_text(self) -> ToolText:
-        return ToolText(self.encode, self.decode, self.control, self.tags.structure, self.tags.result_borders)
+        tags = self.tags.structure | set(self.template_tags)
+        return ToolText(self.encode, self.decode, self.control, sorted(tags), self.tags.result_borders)

@@ -29,6 +29,7 @@ own is replaced."""
 SHORTEST_BORDER = 3
 """Characters of the result template's beginning or end from which it is escaped where it is no tag; a shorter one, such
 as a bracket, occurs in ordinary text."""
+_TEMPLATE_TAG = re.compile(r"</?[\w:|-]+>|\[/?[A-Z_]+\]|<</?[A-Z]+>>")
 _TAG_LIKE = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
@@ -117,6 +118,14 @@ def control_tokens(tokenizer: Any) -> ControlTokens:
     special = {str(token) for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
     unknown_text = tokenizer.unk_token if has_unknown else None
     return ControlTokens(tuple(sorted(set(texts.values()))), ids, unknown_text, frozenset(special))
+
+
+def template_tags(tokenizer: Any) -> set[str]:
+    """Return the tags in a tokenizer's chat template that are no special tokens: how it begins and ends roles."""
+    template = tokenizer.chat_template or ""
+    templates = template.values() if isinstance(template, dict) else [template]
+    found = {tag for one in templates for tag in _TEMPLATE_TAG.findall(one)}
+    return found - control_tokens(tokenizer).special_texts
 
 
 def _is_word(text: str) -> bool:
