@@ -314,3 +314,10 @@ def test_two_passwords_of_one_server_share_their_cached_answers():
     urls = [f"https://u:{password}@h/s" for password in ("one1one", "two2two")]
     parameters = [open_search("searxng", base_url=url, cache=None).backend.parameters for url in urls]
     assert key(**parameters[0]) == key(**parameters[1])
+
+
+async def test_a_found_address_stays_one_that_can_be_opened():
+    url = "https://p.org/a?key=abc&token=x#y"
+    async with serving(answer({"results": [{"url": url, "title": "T", "content": "c"}]})) as server:
+        tool = open_search("searxng", base_url=with_secrets(server.url), cache=None, show_urls=True)
+        assert (await tool.run("x")).text == f"Page 1: T ({url})\nc"

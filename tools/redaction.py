@@ -67,6 +67,11 @@ def without_credentials(url: str) -> str:
     return beginning + "?" + "&".join(f"{part.partition('=')[0]}={STRUCK}" for part in query.split("&") if part)
 
 
+def without_user_info(url: str) -> str:
+    """Return a URL that somebody else may open: without user name and password, its query as it is."""
+    return _USER_INFO.sub("", url, count=1)
+
+
 def is_web_url(url: str) -> bool:
     """Tell whether a configured URL is one of http or https with a host and, if any, a port that exists."""
     try:
