@@ -298,3 +298,11 @@ async def test_clocks_that_differ_a_little_do_not_raise_the_rate(path, monkeypat
         now[0] += 0.5 if number % 2 else -0.5
         waits.append(now[0] + limits._file.run(limits._take))
     assert sorted(waits)[-1] - sorted(waits)[0] >= 2.5
+
+
+async def test_calls_that_come_together_are_counted_to_the_call(path):
+    limits = CallLimits(path, "serper", Limits(max_paid_calls=70))
+    outcomes = await asyncio.gather(*(limits.take() for _ in range(100)), return_exceptions=True)
+    assert [outcome for outcome in outcomes if outcome is None] == [None] * 70
+    assert {type(outcome) for outcome in outcomes} == {type(None), SearchError}
+    assert limits.paid_calls() == 70
