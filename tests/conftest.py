@@ -1,7 +1,9 @@
 """What several test files share and takes long to make."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,18 @@ def world(tmp_path_factory) -> Path:
     command += ["--threads", "1"]
     subprocess.run(command, check=True)
     return folder
+
+
+@pytest.fixture
+def public_folder(monkeypatch):
+    """A folder that others may enter, which pytest's own may not be, and a temporary directory in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder, "temporary")
+        temporary.mkdir()
+        corpora = Path(folder, "corpora")
+        corpora.mkdir()
+        for path, mode in ((folder, 0o755), (temporary, 0o777), (corpora, 0o755)):
+            os.chmod(path, mode)
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        yield corpora
+        os.chmod(corpora, 0o755)

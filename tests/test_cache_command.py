@@ -2,10 +2,13 @@
 
 import json
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
 from cached import PARIS, get, key, put
+from other_user import without_root
 
 from arpo_tools.cache import ANY_PARAMETERS, CacheKey, SearchCache
 from arpo_tools.cache.__main__ import main
@@ -145,3 +148,34 @@ def test_the_real_released_file_is_imported(path, capsys):
     assert capsys.readouterr().out == "996 answers imported, 4 without results left out\n"
     [first, *_] = get(SearchCache(path), key("amy smart film debut campfire tales", "brightdata"))
     assert first.snippet.startswith("The film is made up of three individual short segments")
+
+
+@pytest.mark.parametrize("command", [["stats"], ["export", "--out", "/dev/null"]])
+def test_looking_at_a_cache_needs_no_right_to_write(public_folder, command):
+    path = public_folder / "cache.sqlite"
+    cache = SearchCache(path)
+    cache.put_all([])
+    cache.close()
+    path.chmod(0o444)
+    public_folder.chmod(0o555)
+    assert without_root(lambda: str(main([*command, "--cache", str(path)]))) == "0"
+
+
+@pytest.mark.parametrize("backend", ["local", "replay", "google"])
+def test_answers_are_not_imported_for_what_reads_no_cache(tmp_path, backend, capsys):
+    with pytest.raises(SystemExit):
+        main(["import", "x.json", "--backend", backend, "--cache", str(tmp_path / "c.sqlite")])
+    assert "brightdata" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_what_the_import_says(tmp_path, capsys):
+    file = tmp_path / "search_cache.json"
+    file.write_text(json.dumps({f"q{number}": "Page 1: " + "x" * 10_000 for number in range(300)}))
+    child = os.fork()
+    if child == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        code = main(["import", str(file), "--cache", str(tmp_path / "c.sqlite")])
+        said = capsys.readouterr().err
+        os._exit(0 if code == 1 and "rollback" not in said and "disk" in said else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

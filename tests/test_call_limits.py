@@ -1,6 +1,7 @@
 """Limits over processes: the spending cap holds to the call, and turns are a second's worth apart."""
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -249,3 +250,59 @@ def test_a_cap_needs_a_file_of_its_own_run():
 def test_a_cap_on_what_is_not_paid_for_is_refused(backend, path):
     with pytest.raises(ValueError, match="not paid for"):
         open_search(backend, base_url="http://x", max_paid_calls=3, limits_file=str(path), cache=None)
+
+
+async def test_a_copy_of_the_file_alone_keeps_the_count(path, tmp_path):
+    limits = CallLimits(path, "serper", Limits(max_paid_calls=3))
+    for _ in range(3):
+        await limits.take()
+    copy = tmp_path / "copy.sqlite"
+    copy.write_bytes(path.read_bytes())
+    copied = CallLimits(copy, "serper", Limits(max_paid_calls=3))
+    assert copied.paid_calls() == 3
+    with pytest.raises(SearchError):
+        await copied.take()
+
+
+async def test_a_file_of_an_earlier_version_keeps_its_count(path):
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA application_id={int.from_bytes(b'ARPL', 'big')}")
+        connection.execute(
+            "CREATE TABLE accounts (account TEXT PRIMARY KEY, paid_calls INTEGER NOT NULL, next_call REAL NOT NULL)"
+        )
+        connection.execute("INSERT INTO accounts VALUES ('serper', 2, 0)")
+    limits = CallLimits(path, "serper", Limits(max_paid_calls=3))
+    await limits.take()
+    assert limits.paid_calls() == 3
+
+
+@pytest.mark.parametrize("step", [2.0, 30.0, 59.0, 3600.0])
+async def test_a_clock_that_was_set_back_makes_nobody_wait_for_it(path, monkeypatch, step):
+    limits = CallLimits(path, "serper", Limits(calls_per_second=2))
+    now = [1_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    waits = [limits._file.run(limits._take) for _ in range(3)]
+    assert waits == [0.0, 0.0, 0.5]
+    now[0] -= step
+    # What waited before still waits: the fourth and fifth call of a rate of two a second.
+    assert [round(limits._file.run(limits._take), 3) for _ in range(2)] == [1.0, 1.5]
+
+
+async def test_clocks_that_differ_a_little_do_not_raise_the_rate(path, monkeypatch):
+    limits = CallLimits(path, "serper", Limits(calls_per_second=2))
+    now = [1_000_000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    waits = []
+    for number in range(8):
+        now[0] += 0.5 if number % 2 else -0.5
+        waits.append(now[0] + limits._file.run(limits._take))
+    assert sorted(waits)[-1] - sorted(waits)[0] >= 2.5
+
+
+async def test_calls_that_come_together_are_counted_to_the_call(path):
+    limits = CallLimits(path, "serper", Limits(max_paid_calls=70))
+    outcomes = await asyncio.gather(*(limits.take() for _ in range(100)), return_exceptions=True)
+    assert [outcome for outcome in outcomes if outcome is None] == [None] * 70
+    assert {type(outcome) for outcome in outcomes} == {type(None), SearchError}
+    assert limits.paid_calls() == 70

@@ -4,19 +4,18 @@ import asyncio
 import json
 import os
 import re
+import stat
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from other_user import NOBODY, without_root
 
 from arpo_tools import LocalSearch, ToolResult, ToolStatus
 from arpo_tools.local_search import CorpusError
 from arpo_tools.search import index
-
-NOBODY = 65534
 
 DOCUMENTS = [
     {"title": "France", "contents": "Paris is the capital of France"},
@@ -47,28 +46,6 @@ def indexes(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob(".corpus.jsonl.*") if path.suffix in (".fts5", ".bm25s"))
 
 
-def without_root(action: Callable[[], str]) -> str:
-    """Return what `action` returns in a process without root's rights. A fork: nobody may not read root's packages."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setgid(NOBODY)
-                os.setuid(NOBODY)
-            answer = action()
-        except BaseException as error:
-            answer = repr(error)
-        os.write(writer, answer.encode())
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader) as lines:
-        answer = lines.read()
-    os.waitpid(child, 0)
-    return answer
-
-
 @pytest.fixture(scope="module", params=["bm25s", "fts5"], autouse=True)
 def engine(request):
     """Every test runs with either engine, as on a machine that has bm25s and on one that has not."""
@@ -83,21 +60,6 @@ def engine(request):
 @pytest.fixture(scope="module")
 def tool(tmp_path_factory, engine) -> LocalSearch:
     return LocalSearch(write(tmp_path_factory.mktemp("search"), *DOCUMENTS))
-
-
-@pytest.fixture
-def public_folder(monkeypatch):
-    """A folder that others may enter, which pytest's own may not be, and a temporary directory in it."""
-    with tempfile.TemporaryDirectory() as folder:
-        temporary = Path(folder, "temporary")
-        temporary.mkdir()
-        corpora = Path(folder, "corpora")
-        corpora.mkdir()
-        for path, mode in ((folder, 0o755), (temporary, 0o777), (corpora, 0o755)):
-            os.chmod(path, mode)
-        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-        yield corpora
-        os.chmod(corpora, 0o755)
 
 
 def test_best_passage_comes_first(tool):
@@ -395,3 +357,43 @@ def test_another_user_can_read_the_index(public_folder):
     corpus.chmod(0o444)
     LocalSearch(corpus)
     assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: (Title: Rome) the eternal city"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o400, 0o660, 0o604])
+def test_an_index_can_be_read_by_those_who_can_read_its_corpus_and_by_nobody_else(tmp_path, mode):
+    corpus = write(tmp_path, *DOCUMENTS)
+    corpus.chmod(mode)
+    assert passages(LocalSearch(corpus), "eternal") == ["the eternal city"]
+    [path] = indexes(tmp_path)
+    for file in (path, *path.glob("*")) if path.is_dir() else (path,):
+        assert stat.S_IMODE(file.stat().st_mode) & 0o044 == mode & 0o044
+        assert stat.S_IMODE(file.stat().st_mode) & 0o133 == (0o100 | (mode & 0o044) >> 2 if file.is_dir() else 0)
+
+
+def test_an_index_follows_its_corpus_when_that_is_closed_later(tmp_path):
+    corpus = write(tmp_path, *DOCUMENTS)
+    corpus.chmod(0o644)
+    LocalSearch(corpus)
+    corpus.chmod(0o600)
+    assert passages(LocalSearch(corpus), "eternal") == ["the eternal city"]
+    [path] = indexes(tmp_path)
+    assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+def test_an_index_in_the_temporary_directory_is_its_owners_alone(public_folder):
+    corpus = write(public_folder, *DOCUMENTS)
+    corpus.chmod(0o444)
+    public_folder.chmod(0o555)
+    without_root(lambda: search(LocalSearch(corpus), "eternal").text)
+    [path] = indexes(Path(tempfile.gettempdir()))
+    assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes two users, and only root can become another")
+def test_an_index_that_root_has_built_can_be_read_by_the_owner_of_a_private_corpus(public_folder):
+    corpus = write(public_folder, *DOCUMENTS)
+    corpus.chmod(0o600)
+    os.chown(corpus, NOBODY, NOBODY)
+    LocalSearch(corpus)
+    assert without_root(lambda: search(LocalSearch(corpus), "eternal").text) == "Page 1: (Title: Rome) the eternal city"
+    assert len(indexes(public_folder)) == 1

@@ -55,6 +55,14 @@ def is_clean(*texts: object) -> bool:
         ('{\\"api_key\\": \\"abc\\"}', '{\\"api_key\\": \\"***\\"}'),
         ("Cookie: sid=1; x=2", "Cookie: ***"),
         ("x-subscription-token: abc", "x-subscription-token: ***"),
+        ("https:\\/\\/u:p@h", "https:\\/\\/***@h"),
+        ("HTTPS_PROXY=http://u:p@proxy:3128", "HTTPS_PROXY=http://***@proxy:3128"),
+        ("OPENAI_API_KEY=sk-abc", "OPENAI_API_KEY=***"),
+        ("SERPER_API_KEY: 'abc'", "SERPER_API_KEY: ***"),
+        ("password: hunter2, host: x", "password: ***, host: x"),
+        ("Authorization=Bearer x1", "Authorization=***"),
+        ("Invalid API key provided: sk-abc123def456789", "Invalid API key provided: ***"),
+        ("BasicAuth(login='u', password='p', encoding='x')", "BasicAuth(login='u', password=***, encoding='x')"),
         ("sent Bearer sk-12345", "sent Bearer ***"),
         ("db_password=abc, host=x", "db_password=***, host=x"),
     ],
@@ -314,3 +322,10 @@ def test_two_passwords_of_one_server_share_their_cached_answers():
     urls = [f"https://u:{password}@h/s" for password in ("one1one", "two2two")]
     parameters = [open_search("searxng", base_url=url, cache=None).backend.parameters for url in urls]
     assert key(**parameters[0]) == key(**parameters[1])
+
+
+async def test_a_found_address_stays_one_that_can_be_opened():
+    url = "https://p.org/a?key=abc&token=x#y"
+    async with serving(answer({"results": [{"url": url, "title": "T", "content": "c"}]})) as server:
+        tool = open_search("searxng", base_url=with_secrets(server.url), cache=None, show_urls=True)
+        assert (await tool.run("x")).text == f"Page 1: T ({url})\nc"

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ import pytest
 from aiohttp import web
 
 from arpo_tools import ToolStatus
-from arpo_tools.retrieval_server import main, make_app
+from arpo_tools.log_limit import LogLimit
+from arpo_tools.retrieval_server import main, make_app, start
 from arpo_tools.search import open_search
+from arpo_tools.search.index import Hit
 from arpo_tools.search.local import LocalBackend
 
 DOCUMENTS = [
@@ -164,3 +168,167 @@ async def test_the_command_serves_until_it_is_told_to_end(corpus):
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/json; charset=nonsense"},
+        {"Content-Type": "application/json; charset=zip"},
+        {"Content-Type": "application/json; charset=\"'"},
+        {"Content-Type": "nonsense"},
+        {"Content-Type": ""},
+        {"Content-Type": "text/html; charset=utf-16"},
+        {"Content-Encoding": "utf-8"},
+        {"Accept": "\xff"},
+    ],
+    ids=str,
+)
+async def test_no_header_of_a_request_is_looked_up(corpus, headers):
+    async with (
+        served(corpus) as url,
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/retrieve", data=b'{"queries": ["rome"]}', headers=headers) as response,
+    ):
+        assert response.status == 200
+        assert len((await response.json())["result"][0]) == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_compressed_as_it_says_is_a_bad_request(corpus, encoding, caplog):
+    async with served(corpus) as url, aiohttp.ClientSession() as session:
+        headers = {"Content-Encoding": encoding}
+        async with session.post(f"{url}/retrieve", data=b'{"queries": ["rome"]}', headers=headers) as response:
+            assert response.status == 400
+
+
+class SlowBackend(LocalBackend):
+    """A corpus whose searches take a while."""
+
+    async def hits(self, query: str, top_k: int) -> list[Hit]:
+        await asyncio.sleep(0.001)
+        return await super().hits(query, top_k)
+
+
+async def test_large_batches_keep_a_single_query_waiting_for_its_turn_only(corpus):
+    runner = await start(make_app(SlowBackend(corpus)), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/retrieve"
+
+    async def ask(session: aiohttp.ClientSession, number: int) -> int:
+        async with session.post(url, json={"queries": ["rome"] * number}) as response:
+            return len((await response.json())["result"])
+
+    async with aiohttp.ClientSession() as session:
+        batches = [asyncio.create_task(ask(session, 1024)) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        began = time.monotonic()
+        assert await ask(session, 1) == 1
+        assert time.monotonic() - began < 1.0
+        assert not any(batch.done() for batch in batches)
+        assert await asyncio.gather(*batches) == [1024] * 4
+    await runner.cleanup()
+
+
+async def idle_connections(port: int, number: int) -> list[asyncio.StreamWriter]:
+    pairs = [await asyncio.open_connection("127.0.0.1", port) for _ in range(number)]
+    return [writer for _, writer in pairs]
+
+
+async def test_idle_connections_make_room_for_those_that_ask(corpus):
+    app = make_app(LocalBackend(corpus), connections=20)
+    runner = await start(app, "127.0.0.1", 0)
+    port = runner.addresses[0][1]
+    async with aiohttp.ClientSession() as session:
+        writers = await idle_connections(port, 60)
+        async with session.post(f"http://127.0.0.1:{port}/retrieve", json={"queries": ["rome"]}) as response:
+            assert response.status == 200
+        assert len(runner.server.connections) <= 20
+        for writer in writers:
+            writer.close()
+    await runner.cleanup()
+
+
+async def test_an_idle_connection_and_one_that_drips_its_head_are_closed_in_time(corpus):
+    runner = await start(make_app(LocalBackend(corpus), idle_seconds=0.3), "127.0.0.1", 0)
+    port = runner.addresses[0][1]
+    [silent] = await idle_connections(port, 1)
+    reader, dripping = await asyncio.open_connection("127.0.0.1", port)
+
+    async def drip() -> None:
+        with contextlib.suppress(OSError):
+            for letter in b"POST /retrieve HTTP/1.1\r\n" + b"X: y\r\n" * 1000:
+                dripping.write(bytes([letter]))
+                await dripping.drain()
+                await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(drip())
+    with contextlib.suppress(OSError):
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+    for _ in range(100):
+        if not runner.server.connections:
+            break
+        await asyncio.sleep(0.1)
+    assert runner.server.connections == []
+    task.cancel()
+    silent.close()
+    dripping.close()
+    await runner.cleanup()
+
+
+@pytest.mark.slow
+async def test_more_idle_connections_than_there_are_files_leave_the_server_up_and_its_log_short(corpus, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = f"ulimit -n 256; exec {sys.executable} -m arpo_tools.retrieval_server --corpus {corpus} --port {port}"
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(["bash", "-c", command], env=environment, stdout=log, stderr=log)
+    writers: list[asyncio.StreamWriter] = []
+    try:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(300):
+                try:
+                    async with session.get(f"http://127.0.0.1:{port}/health"):
+                        break
+                except aiohttp.ClientConnectorError:
+                    await asyncio.sleep(0.1)
+            for _ in range(8):
+                writers += await idle_connections(port, 100)
+                tool = open_search("retrieval_server", base_url=f"http://127.0.0.1:{port}", cache=None)
+                assert (await tool.run("rome")).status is ToolStatus.OK
+        await asyncio.sleep(1)
+        assert (tmp_path / "log").stat().st_size < 20_000
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        server.terminate()
+        assert await asyncio.to_thread(server.wait, 30) == 0
+
+
+def test_an_address_in_use_is_an_error_and_a_code(corpus, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["--corpus", str(corpus), "--port", str(taken.getsockname()[1])]) == 1
+    assert "give another --port" in capsys.readouterr().err
+
+
+def record(message: str, *arguments: object, name: str = "asyncio") -> logging.LogRecord:
+    return logging.LogRecord(name, logging.ERROR, "x.py", 1, message, arguments, None)
+
+
+def test_log_lines_of_one_kind_are_limited_and_counted(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    limit = LogLimit(most=3, seconds=60)
+    lines = [f"socket.accept() out of system resource {number}\nsocket: <{number}>" for number in range(100)]
+    assert [limit.filter(record(line)) for line in lines] == [True] * 3 + [False] * 97
+    assert [limit.filter(record("from %s", number)) for number in range(5)] == [True] * 3 + [False] * 2
+    assert limit.filter(record("another kind"))
+    assert limit.filter(record(lines[0], name="aiohttp.server"))
+    now[0] += 61
+    first = record("from %s", 7)
+    assert limit.filter(first)
+    assert first.getMessage() == "from 7 (2 lines like this one were left out)"
+    assert limit.filter(record("from %s", 8))

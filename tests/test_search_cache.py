@@ -1,5 +1,6 @@
 """The cache: what it keeps, what it forgets, and that any text can be asked and stored."""
 
+import os
 import time
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from cached import PARIS, get, key, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from other_user import without_root
 
 from arpo_tools.cache import SearchCache
 from arpo_tools.search.passage import Passage
@@ -31,6 +33,53 @@ def test_a_later_answer_replaces_an_earlier_one(path):
     put(cache, key(), Passage("old"))
     put(cache, key(), Passage("new"))
     assert get(cache, key()) == [Passage("new")]
+
+
+@pytest.mark.parametrize(
+    ("query", "other"),
+    [
+        ("10^5", "10⁵"),
+        ("105", "10⁵"),
+        ("H2O", "H₂O"),
+        ("12", "1½"),
+        ("1⁄2", "½"),
+        ("1", "①"),
+        ("(1)", "⑴"),
+        ("1.", "⒈"),
+        ("viii", "Ⅷ"),
+        ("fi", "ﬁ"),
+        ("strasse", "straße"),
+        ("s", "ſ"),
+        ("kg", "㎏"),
+        ("tm", "™"),
+        ("...", "…"),
+        ("a", "ª"),
+        ("平成", "㍻"),
+        ("ж", "җ"),
+        ("é", "e"),
+        ("दिन", "दान"),
+        ('"paris"', "＂paris＂"),
+        ("-paris", "－paris"),
+        ("cats or dogs", "cats OR dogs"),
+        ("paris (not texas)", "paris (NOT texas)"),
+        ("a b", "a\u200bb"),
+        ("", "\u200d"),
+    ],
+)
+def test_what_a_search_engine_tells_apart_has_two_keys(path, query, other):
+    cache = SearchCache(path)
+    put(cache, key(query), PARIS)
+    assert get(cache, key(other)) is None
+    put(cache, key(other), Passage("other"))
+    assert get(cache, key(query)) == [PARIS]
+
+
+@pytest.mark.parametrize(
+    ("query", "same"),
+    [("ﾊﾟﾘ", "パリ"), ("１０ ｋｍ", "10 km"), ("e\u0301", "é"), ("\u1100\u1161", "가"), ("a\u3000b", "a b")],
+)
+def test_width_and_composition_do_not_matter(query, same):
+    assert key(query) == key(same)
 
 
 @pytest.mark.parametrize("query", ["PARIS", " paris\n", "ｐａｒｉｓ", "Paris\t"])
@@ -97,3 +146,54 @@ def test_hostile_queries_are_queries(path, query):
     put(cache, key(query), Passage("found"))
     assert get(cache, key(query)) == [Passage("found")]
     assert get(cache, key("paris")) == [PARIS]
+
+
+def without_rights(path: Path) -> None:
+    """Take the right to write from a file and its folder."""
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+
+
+def test_a_cache_that_can_only_be_read_gives_its_answers_and_takes_none(public_folder):
+    path = public_folder / "cache.sqlite"
+    cache = SearchCache(path)
+    put(cache, key(), PARIS)
+    cache.close()
+    before = path.read_bytes()
+    without_rights(path)
+
+    def read() -> str:
+        readable = SearchCache(path)
+        put(readable, key("rome"), Passage("x"))
+        try:
+            readable.put_all([])
+        except PermissionError as error:
+            return f"{get(readable, key())} {get(readable, key('rome'))} {'make it' in str(error)}"
+        return "was written"
+
+    assert without_root(read) == f"{[PARIS]} None True"
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_can_only_be_read_in_a_folder_that_can_be_written_is_read(public_folder):
+    path = public_folder / "cache.sqlite"
+    cache = SearchCache(path)
+    put(cache, key(), PARIS)
+    cache.close()
+    path.chmod(0o444)
+    public_folder.chmod(0o777)
+    assert without_root(lambda: str(get(SearchCache(path), key()))) == str([PARIS])
+
+
+def test_what_a_killed_writer_left_in_its_wal_is_seen_in_a_folder_that_can_only_be_read(public_folder):
+    path = public_folder / "cache.sqlite"
+    writer = os.fork()
+    if writer == 0:
+        put(SearchCache(path), key(), PARIS)
+        os._exit(0)  # without closing, as when it is killed
+    os.waitpid(writer, 0)
+    assert Path(f"{path}-wal").stat().st_size > 0
+    Path(f"{path}-shm").unlink()
+    without_rights(path)
+    Path(f"{path}-wal").chmod(0o444)
+    assert without_root(lambda: str(get(SearchCache(path, is_read_only=True), key()))) == str([PARIS])

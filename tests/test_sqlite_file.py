@@ -1,6 +1,7 @@
 """The shared file under damage, forks, killed writers, many processes, locks and network file systems."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -333,3 +334,36 @@ def test_a_network_file_system_gets_a_rollback_journal_and_a_warning(path, monke
     mode = cache._file.run(lambda connection: connection.execute("PRAGMA journal_mode").fetchone())
     assert mode == ("delete",)
     assert "nfs4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "PRAGMA user_version=2",
+        "PRAGMA user_version=99",
+        "ALTER TABLE answers ADD COLUMN language TEXT",
+        "ALTER TABLE answers RENAME COLUMN passages TO documents",
+    ],
+)
+@pytest.mark.parametrize("is_read_only", [False, True])
+def test_a_file_of_a_later_version_is_refused_and_left_as_it_is(path, change, is_read_only):
+    cache = SearchCache(path)
+    put(cache, key(), PARIS)
+    cache.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(change)
+    before = path.read_bytes()
+    with pytest.raises(ForeignFileError, match="later version"):
+        SearchCache(path, is_read_only=is_read_only)
+    assert path.read_bytes() == before
+
+
+def test_a_file_without_a_version_is_taken_over(path):
+    cache = SearchCache(path)
+    put(cache, key(), PARIS)
+    cache.require_file().run(lambda connection: connection.execute("PRAGMA user_version=0"))
+    cache.close()
+    cache = SearchCache(path)
+    assert get(cache, key()) == [PARIS]
+    version = cache.require_file().run(lambda connection: connection.execute("PRAGMA user_version").fetchone())
+    assert version == (1,)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from arpo_tools.search.passage import SearchError
 from arpo_tools.sqlite_file import Layout, SqliteFile
+from arpo_tools.sqlite_queue import SqliteQueue
 from arpo_tools.tool import ToolStatus
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class CallLimits:
         self.account = account
         self.limits = limits
         self._file = SqliteFile(path, _LAYOUT)
+        self._queue = SqliteQueue(self._file)  # calls that come together are counted by one trip to the disk
 
     async def take(self) -> None:
         """Count one call and wait for its turn.
@@ -76,7 +78,7 @@ class CallLimits:
             SearchError: the paid calls are spent, the queue is too long, or nothing can be counted.
         """
         try:
-            turn = await self._file.run_in_thread(self._take)
+            turn = await self._queue.call(self._take, is_write=True)
         except (OSError, sqlite3.Error) as error:
             message = f"no call is made, because {self._file.path} can't count it ({error}): repair or move the file"
             raise SearchError(message, ToolStatus.INFRASTRUCTURE_ERROR) from error
@@ -100,23 +102,29 @@ class CallLimits:
         return int(rows[0][0]) if rows else 0
 
     def _take(self, connection: sqlite3.Connection) -> float:
-        """Return the seconds until the call's turn."""
+        """Count a call, in a transaction of its own unless one is under way, and return the seconds until its turn."""
+        if connection.in_transaction:
+            return self._count(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.execute("INSERT OR IGNORE INTO accounts VALUES (?, 0, 0)", (self.account,))
-            sql = "SELECT paid_calls, next_call FROM accounts WHERE account = ?"
-            [(paid_calls, next_call)] = connection.execute(sql, (self.account,)).fetchall()
-            self._require_budget(paid_calls)
-            now = time.time()
-            wait, next_call = self._turn(self._on_this_clock(connection, next_call, now), now)
-            sql = "UPDATE accounts SET paid_calls = paid_calls + 1, next_call = ? WHERE account = ?"
-            connection.execute(sql, (next_call, self.account))
-            connection.execute("INSERT OR REPLACE INTO clocks VALUES (?, ?)", (self.account, now))
+            wait = self._count(connection)
         except BaseException:
             if connection.in_transaction:  # a full disk ends it by itself
                 connection.execute("ROLLBACK")
             raise
         connection.execute("COMMIT")
+        return wait
+
+    def _count(self, connection: sqlite3.Connection) -> float:
+        connection.execute("INSERT OR IGNORE INTO accounts VALUES (?, 0, 0)", (self.account,))
+        sql = "SELECT paid_calls, next_call FROM accounts WHERE account = ?"
+        [(paid_calls, next_call)] = connection.execute(sql, (self.account,)).fetchall()
+        self._require_budget(paid_calls)
+        now = time.time()
+        wait, next_call = self._turn(self._on_this_clock(connection, next_call, now), now)
+        sql = "UPDATE accounts SET paid_calls = paid_calls + 1, next_call = ? WHERE account = ?"
+        connection.execute(sql, (next_call, self.account))
+        connection.execute("INSERT OR REPLACE INTO clocks VALUES (?, ?)", (self.account, now))
         return wait
 
     def _on_this_clock(self, connection: sqlite3.Connection, next_call: float, now: float) -> float:

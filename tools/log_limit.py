@@ -1,8 +1,11 @@
 """A limit on log lines of one kind, for a server that strangers can make log as often as they like."""
 
 import logging
+import re
 import time
 from dataclasses import dataclass
+
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+")
 
 
 @dataclass
@@ -29,7 +32,7 @@ class LogLimit(logging.Filter):
         now = time.monotonic()
         self._counts = {kind: count for kind, count in self._counts.items() if self._is_current(count, now)}
         words = str(record.msg).partition("\n")[0][:100]
-        kind = (record.name, record.levelno, "".join("#" if letter.isdigit() else letter for letter in words))
+        kind = (record.name, record.levelno, _NUMBER.sub("#", words))
         count = self._counts.setdefault(kind, _Count(now))
         if now - count.began >= self._seconds:
             record.msg = f"{record.getMessage()} ({count.left_out} lines like this one were left out)"

@@ -27,14 +27,16 @@ _LEAST_IN_CONTENT = 6
 
 # The credentials before a host: `//user:password@`. The second form is for passwords with an unescaped slash.
 _USER_INFO = re.compile(
-    r"(?<=//)(?:[^\s/?#'\"<>]{1,1000}@|[^\s/?#:@'\"<>\[]{1,200}:(?!\d{1,5}(?:[/?#]|$))[^\s'\"<>]{0,300}@)"
+    r"(?:(?<=//)|(?<=\\/\\/))(?:[^\s/?#'\"<>]{1,1000}@|[^\s/?#:@'\"<>\[]{1,200}:(?!\d{1,5}(?:[/?#]|$))[^\s'\"<>]{0,300}@)"
 )
 _SECRET_NAME = (
     r"(?:[\w.-]{0,80}(?:api[-_.]?key|access[-_.]?key|secret[-_.]?key|private[-_.]?key|subscription[-_.]?key|apikey|secret|"
     r"passw(?:or)?d|passwd|pwd|passphrase|passcode|[-_.]token|authorization|credentials?|signature|session[-_.]?id|"
     r"[-_.]auth)|token|auth|cookie|key|sig|pass)"
 )
-_ASSIGNED = re.compile(rf"(?<![\w.-])({_SECRET_NAME})=(?!\s|$)([\"']?)[^\s\"'&;,)\]}}>]+\2", re.IGNORECASE)
+_ASSIGNED = re.compile(
+    rf"(?<![\w.-])({_SECRET_NAME})=(?!\s|$)(?:(?:Bearer|Basic|Token)\s+)?([\"']?)[^\s\"'&;,)\]}}>]+\2", re.IGNORECASE
+)
 _QUOTED = re.compile(
     rf"""(\\?["'])({_SECRET_NAME}|(?:set-)?cookie)\1(\s*:\s*)(b?)(\\?["'])(?:\\.|(?!\5).)*\5""", re.IGNORECASE
 )
@@ -43,6 +45,13 @@ _HEADER = re.compile(
     r"(?![\"'])[^\r\n\"'}]+",
     re.IGNORECASE,
 )
+_NAMED = re.compile(
+    r"(?<![\w.-])([\w.-]{0,80}(?:api[-_]?key|password|passwd|[-_]token|[-_]secret|secret[-_]key|access[-_]key))(\s*:\s*)"
+    r"([\"']?)(?!\*\*\*)[^\s\"',;})\]]+\3",
+    re.IGNORECASE,
+)
+_KEY = re.compile(r"\b(?:sk|pk|rk|tvly|hf|ghp|gho|xox[abp])[-_][A-Za-z0-9_-]{12,}")
+"""Keys that a service's own mark tells."""
 _SCHEME = re.compile(r"\b(Bearer|Basic|Digest)\s+(?=\S*[\d=._-])[A-Za-z0-9._~+/=-]{4,}")
 _IS_SECRET_NAME = re.compile(rf"{_SECRET_NAME}\Z", re.IGNORECASE)
 
@@ -53,8 +62,10 @@ def redact(text: str, secrets: "Secrets | None" = None) -> str:
         text = secrets.struck_from_message(text)
     text = _USER_INFO.sub(f"{STRUCK}@", text)
     text = _HEADER.sub(rf"\1\2{STRUCK}", text)
+    text = _KEY.sub(STRUCK, text)
     text = _QUOTED.sub(rf"\1\2\1\3\4\5{STRUCK}\5", text)
     text = _ASSIGNED.sub(rf"\1={STRUCK}", text)
+    text = _NAMED.sub(rf"\1\2{STRUCK}", text)
     return _SCHEME.sub(rf"\1 {STRUCK}", text)
 
 
@@ -65,6 +76,11 @@ def without_credentials(url: str) -> str:
     if not question_mark:
         return url
     return beginning + "?" + "&".join(f"{part.partition('=')[0]}={STRUCK}" for part in query.split("&") if part)
+
+
+def without_user_info(url: str) -> str:
+    """Return a URL that somebody else may open: without user name and password, its query as it is."""
+    return _USER_INFO.sub("", url, count=1)
 
 
 def is_web_url(url: str) -> bool:

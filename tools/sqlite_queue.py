@@ -36,7 +36,7 @@ class _Line:
 
 
 class SqliteQueue:
-    """The way of coroutines to one file. Actions must not begin transactions of their own."""
+    """The way of coroutines to one file. An action begins a transaction only where none is under way."""
 
     def __init__(self, file: SqliteFile) -> None:
         self._file = file

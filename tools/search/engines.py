@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from arpo_tools.redaction import Secrets, redact, without_credentials
+from arpo_tools.redaction import Secrets, redact, without_credentials, without_user_info
 from arpo_tools.search.http import JsonClient, Request, Service, url_at
 from arpo_tools.search.passage import Passage, SearchError
 from arpo_tools.tool import ToolStatus
@@ -68,7 +68,7 @@ def _without_secrets(passage: Passage, secrets: Secrets) -> Passage:
         passage,
         snippet=strike(passage.snippet),
         title=strike(passage.title),
-        url=redact(strike(passage.url)),
+        url=without_user_info(strike(passage.url)),
         text=passage.text and strike(passage.text),
     )
 
