@@ -19,6 +19,7 @@ from packaging.version import Version
 
 from arpo_verl.data.checks import RowNeeds
 from arpo_verl.data.rows import READABLE, CheckedFile, check_file
+from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, TAG_FORMAT, arpo_config
 
 logger = logging.getLogger(__name__)
@@ -267,6 +268,7 @@ def check_datasets(config: DictConfig) -> None:
     for key in DATASETS:
         for file, checked in (check_dataset(config, key) or {}).items():
             for warning in checked.warnings:
+                show_warnings()
                 logger.warning("data.%s=%s: %s", key, file, warning)
 
 
