@@ -306,7 +306,7 @@ def subject(path: Path) -> Subject:
 
 def test_the_doctor_names_the_row_that_would_end_a_run(tmp_path):
     with pytest.raises(
-        ValueError, match=r"data\.train_files: .*x\.parquet, row 7: field 'reward_model\.ground_truth' is null"
+        ValueError, match=r"data\.train_files=.*x\.parquet, row 7: field 'reward_model\.ground_truth' is null"
     ):
         check_dataset(subject(file_with(tmp_path, 7, ".parquet", **truth(None))), "train_files")
 

@@ -303,7 +303,7 @@ def _checked_file(key: str, path: Path, needs: RowNeeds) -> CheckedFile:
     try:
         return check_file(path, needs)
     except ValueError as error:
-        raise ValueError(f"data.{key}: {error}") from error
+        raise ValueError(f"data.{key}={error}") from error
 
 
 def check_port(config: DictConfig) -> None:
