@@ -295,6 +295,12 @@ def test_a_dataset_that_is_known_by_its_name_is_no_guess(source, tmp_path):
     assert check_file(path, NEEDS).warnings == []
 
 
+@pytest.mark.parametrize("ability", ["qa", "fact-reasoning"])
+def test_a_column_that_says_what_is_done_leaves_no_guess(ability, tmp_path):
+    path = write(tmp_path / "x.jsonl", [good_row(data_source="mine", extra_info=None, ability=ability)])
+    assert check_file(path, NEEDS).warnings == []
+
+
 # ---- where runs start ----
 
 
