@@ -119,12 +119,10 @@ def test_it_is_named_in_a_file_of_any_format_that_verl_reads(fault, suffix, tmp_
 @pytest.mark.parametrize(
     "columns",
     [
+        truth('["34"]'),
+        truth("0"),
         truth(["2", "two"]),
         truth({"target": ["2"]}),
-        truth('["34"]'),
-        truth(1e-5),
-        truth(0),
-        truth("0"),
         {"extra_info": None},
         prompt(message("user", "?"), message("assistant", "!"), message("user", "??")),
         prompt(message("user", "?"), message("assistant", "!"), message("tool", "5")),
@@ -133,6 +131,14 @@ def test_it_is_named_in_a_file_of_any_format_that_verl_reads(fault, suffix, tmp_
 )
 def test_a_row_of_an_allowed_shape_passes(columns, tmp_path):
     assert check_file(file_with(tmp_path, 7, **columns), NEEDS).rows == ROWS
+
+
+@pytest.mark.parametrize(
+    "ground_truth", [["2", "two"], {"target": ["2"]}, {"target": "2"}, '["34"]', "[1, 2]", 1e-5, 0, [1, 2.5], "None"]
+)
+def test_a_ground_truth_of_an_allowed_shape_passes(ground_truth, tmp_path):
+    for suffix in (".jsonl", ".parquet"):
+        assert check_file(write(tmp_path / f"x{suffix}", [good_row(**truth(ground_truth))]), NEEDS).rows == 1
 
 
 def test_the_last_row_of_a_large_file_is_read_too(tmp_path):
@@ -231,7 +237,8 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
 
 def test_another_reward_may_have_any_truth_but_none(tmp_path):
     needs = RowNeeds(is_any_truth_good=True)
-    assert check_file(file_with(tmp_path, 3, **truth({"tests": ["assert f(1) == 2"]})), needs).rows == ROWS
+    path = write(tmp_path / "x.jsonl", [good_row(**truth({"tests": tests})) for tests in ([], ["assert f(1)"])])
+    assert check_file(path, needs).rows == 2
     with pytest.raises(ValueError, match=r"row 3: field 'reward_model\.ground_truth' is null; expected what the"):
         check_file(file_with(tmp_path, 3, **truth(None)), needs)
 
@@ -288,6 +295,12 @@ def test_a_dataset_that_is_known_by_its_name_is_no_guess(source, tmp_path):
     assert check_file(path, NEEDS).warnings == []
 
 
+@pytest.mark.parametrize("ability", ["qa", "fact-reasoning"])
+def test_a_column_that_says_what_is_done_leaves_no_guess(ability, tmp_path):
+    path = write(tmp_path / "x.jsonl", [good_row(data_source="mine", extra_info=None, ability=ability)])
+    assert check_file(path, NEEDS).warnings == []
+
+
 # ---- where runs start ----
 
 
@@ -299,7 +312,7 @@ def subject(path: Path) -> Subject:
 
 def test_the_doctor_names_the_row_that_would_end_a_run(tmp_path):
     with pytest.raises(
-        ValueError, match=r"data\.train_files: .*x\.parquet, row 7: field 'reward_model\.ground_truth' is null"
+        ValueError, match=r"data\.train_files=.*x\.parquet, row 7: field 'reward_model\.ground_truth' is null"
     ):
         check_dataset(subject(file_with(tmp_path, 7, ".parquet", **truth(None))), "train_files")
 

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 from dataset_files import CASES, read, write
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from arpo_verl.command_line import main
+from arpo_verl.data.checks import RowNeeds
+from arpo_verl.data.rows import check_file
 from arpo_verl.reward import compute_score
 
 
@@ -217,6 +221,27 @@ def test_a_row_that_can_not_be_converted_is_named(fault, tmp_path, capsys):
     assert code == 1 and not out.exists()
     error = capsys.readouterr().err
     assert "x.jsonl, row 1: " in error and problem in error
+
+
+KEYS = st.sampled_from(["role", "content", "from", "value", "text", "target", "aliases", "ground_truth"])
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(["[]", "{}"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner),
+    max_leaves=6,
+)
+NAMES = [
+    "question", "problem", "prompt", "messages", "conversations", "answer", "answers", "solution", "annotations",
+    "reward_model", "extra_info", "ability", "data_source", "id", "level", "possible_answers", "document_text",
+]  # fmt: skip
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(rows=st.lists(st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, NESTED)), max_size=4))
+def test_whatever_rows_hold_they_are_converted_or_named(rows, tmp_path, capsys):
+    path = write(tmp_path / "x.jsonl", [*rows, {"question": "Q?", "answer": "7"}])
+    code, out = convert("custom", path, "--ability", "qa", "--skip-bad-rows", "--overwrite")
+    assert code == 0, capsys.readouterr().err
+    assert check_file(out, RowNeeds()).rows == len(read(out)) >= 1
 
 
 # ---- rows of another dataset ----

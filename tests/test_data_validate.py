@@ -143,7 +143,8 @@ def test_a_file_that_is_none_is_named_and_the_others_are_checked(tmp_path, capsy
     missing = tmp_path / "missing.parquet"
     assert run(missing, tmp_path / "text.parquet", tmp_path / "half.parquet", empty, good) == 1
     output = capsys.readouterr()
-    for name in ("missing", "text", "half"):
+    assert "missing.parquet: is not a file: correct the path" in output.err
+    for name in ("text", "half"):
         assert f"{name}.parquet: is not a parquet file that can be read" in output.err
     assert "empty.parquet: has no row" in output.err
     assert f"{COUNT} rows, 4 errors" in output.out

@@ -116,7 +116,7 @@ UNUSABLE = {
     "no HTTP": (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "no whole answer"),
     "no status": (b"HTTP/1.1 abc\r\n\r\n", "no whole answer"),
     "bytes": (bytes(range(256)) * 4, "no whole answer"),
-    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", "HTTP 204"),
+    "no content": (b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n", "HTTP 204"),
     "accepted": (http(b"{}", status="202 Accepted"), "HTTP 202"),
     "a strange status": (http(b"{}", status="999 What"), "HTTP 999"),
     "nonsense to wait for": (http(b"{}", "Retry-After: 1e999", status="429 No"), "HTTP 429"),

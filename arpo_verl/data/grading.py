@@ -51,11 +51,12 @@ def grading_doubt(row: Row) -> str | None:
             f"have extra_info.ability {said!r}, which the reward compares as {as_what}; {expected}" if is_odd else None
         )
     where = f"of data source {source!r} have no extra_info.ability"
-    if column and (known := ability_of(column)) and (known == ABILITY_MATH) != is_maths:
+    known = ability_of(column)
+    if known and (known == ABILITY_MATH) != is_maths:
         return (
             f"{where}; the column 'ability' says {column!r}, but verl does not hand it to a reward: compared as "
             f"{as_what}; {expected}"
         )
-    if ability_of_source(source):
+    if known or ability_of_source(source):
         return None
     return f"{where}, and that name says neither: compared as {as_what}, which is a guess; {expected}"

@@ -90,6 +90,8 @@ def opened_parquet(path: Path) -> pq.ParquetFile:
     Raises:
         ValueError: it is none, or it can't be read.
     """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file: correct the path")
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:

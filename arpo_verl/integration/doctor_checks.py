@@ -194,7 +194,6 @@ def _tokenizer(model: DictConfig, folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    model = config.actor_rollout_ref.model
     place = model.get("tokenizer_path") or folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=bool(model.get("trust_remote_code")))

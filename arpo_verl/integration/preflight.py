@@ -299,6 +299,7 @@ def check_datasets(config: DictConfig) -> None:
     for key in DATASETS:
         for file, checked in (check_dataset(config, key) or {}).items():
             for warning in checked.warnings:
+                show_warnings()
                 logger.warning("data.%s=%s: %s", key, file, warning)
 
 
@@ -333,7 +334,7 @@ def _checked_file(key: str, path: Path, needs: RowNeeds) -> CheckedFile:
     try:
         return check_file(path, needs)
     except ValueError as error:
-        raise ValueError(f"data.{key}: {error}") from error
+        raise ValueError(f"data.{key}={error}") from error
 
 
 def check_port(config: DictConfig) -> None:

@@ -7,11 +7,12 @@
 | `[1, 2]`, `(0, 1]` as text                                 | itself: an interval, a vector          |
 | an integer, 34.0, NumPy's numbers, `Decimal`               | `34`                                   |
 | 1e-5                                                       | `0.00001`                              |
+| a date, which `datasets` reads `2020-01-02` in JSON as     | `2020-01-02`                           |
 | 0.1 that was stored as float32 and reads 0.100000001490... | `0.1`                                  |
 | a list, tuple or NumPy array of these                      | all of them                            |
 | `{"target": ...}`, the rows of Search-R1, also as text     | those of `target`                      |
 
-None, NaN, dates, bytes, lists of lists and other mappings are no answers.
+None, NaN, bytes, lists of lists and other mappings are no answers.
 """
 
 import ast
@@ -20,6 +21,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -31,8 +33,8 @@ _LARGEST_FLOAT32 = 3.4e38
 _LONG = 14
 """Significant digits that nobody writes, but that a float32 has when it is read as a double."""
 _STRING = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
-_STRINGS = re.compile(rf"\[\s*(?:{_STRING}(?:\s*,\s*|\s+|(?=\s*\])))+\]", re.DOTALL)
-"""A list of strings; without commas, as NumPy prints an array."""
+_STRINGS = re.compile(rf"[\[(]\s*(?:{_STRING}(?:\s*,\s*|\s+|(?=\s*[\])])))+[\])]", re.DOTALL)
+"""A list or tuple of strings; without commas, as NumPy prints an array."""
 _ONE_STRING = re.compile(_STRING, re.DOTALL)
 _ONE_NUMBER = re.compile(r"\[\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*,?\s*\]")
 _LOST_COMMAND = re.compile(r"[\b\f\t\r\v]|\n(?=u|e(?:q|g)?\b|abla|ot|mid|parallel|leq|geq)")
@@ -93,7 +95,9 @@ def answer_text(value: Any) -> str | None:
         return _decimal_text(_shortest(value)) if math.isfinite(value) else None
     if isinstance(value, Decimal):
         return _decimal_text(str(value)) if value.is_finite() else None
-    return None
+    if isinstance(value, datetime):
+        return value.date().isoformat() if value.time() == time() else value.isoformat(sep=" ")
+    return value.isoformat() if isinstance(value, date) else None
 
 
 def shown(value: Any, most: int = 120) -> str:
@@ -155,22 +159,32 @@ def _plain(value: Any) -> Any:
 def _parsed(text: str) -> Any:
     """Return the list or mapping that a text stands for, or the text."""
     stripped = text.strip()
-    if stripped[:1] + stripped[-1:] == "[]":
+    ends = stripped[:1] + stripped[-1:]
+    if ends in ("[]", "()") and _STRINGS.fullmatch(stripped):
+        return [_string(literal) for literal in _ONE_STRING.findall(stripped)]
+    if ends == "[]":
         if not stripped[1:-1].strip():
             return []
-        if _STRINGS.fullmatch(stripped):
-            return [_string(literal) for literal in _ONE_STRING.findall(stripped)]
         if number := _ONE_NUMBER.fullmatch(stripped):
             return [number[1]]
-    if stripped[:1] + stripped[-1:] == "{}" and "target" in stripped:
-        for read in (json.loads, ast.literal_eval):
-            try:
-                value = read(stripped)
-            except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-                continue
-            if isinstance(value, dict) and "target" in value:
-                return value
+        value = _read(stripped)
+        if isinstance(value, list) and any(isinstance(one, (str, type(None))) for one in value):
+            return value
+    if ends == "{}" and "target" in stripped:
+        value = _read(stripped)
+        if isinstance(value, dict) and "target" in value:
+            return value
     return text
+
+
+def _read(text: str) -> Any:
+    """Return what JSON or Python reads in a text, None where it is of neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+    return None
 
 
 def _string(literal: str) -> str:

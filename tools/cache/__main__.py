@@ -68,7 +68,7 @@ def _exported(line: str, place: str) -> Entry:
     if backend in _NEVER_CACHED:
         raise ValueError(
             f"{place}: the answers of {backend!r}, which looks into no cache, would be read by nothing; expected those "
-            f"of {', '.join(_CACHED)} or a search engine of your own: take the line out, or name the right back-end"
+            f"of {', '.join(_CACHED)} or an engine of your own: take the line out, or name the right back-end in it"
         )
     # An answer is found by the query as it is normalised now, whatever wrote the export.
     query = query if backend == _PAGE_BROWSER else normalise_query(query)
