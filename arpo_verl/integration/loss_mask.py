@@ -1,8 +1,8 @@
 """Empties the loss masks of leaves that are left out after their rollout, in the batch that the actor reads.
 
 verl 0.9.1's actor multiplies its losses by the column `response_mask` (`workers/utils/losses.py`, `ppo_loss`) and
-divides by the tokens in the column `loss_mask` (`workers/engine/*/transformer_impl.py`, `batch_num_tokens`). Both have to
-be empty: an advantage of 0 alone leaves the leaf's tokens in the KL and entropy losses and in the denominator.
+divides by the tokens in the column `loss_mask` (`workers/engine/*/transformer_impl.py`, `batch_num_tokens`). Both have
+to be empty: an advantage of 0 alone leaves the leaf's tokens in the KL and entropy losses and in the denominator.
 """
 
 from collections.abc import Sequence
