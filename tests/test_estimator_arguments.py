@@ -1,10 +1,12 @@
 """What people pass to the estimator: every unambiguous form gives the same advantages, the rest is refused by name."""
 
 import dataclasses
+import decimal
 import types
 import uuid
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -101,6 +103,7 @@ PROMPTS = {
     "objects": [ONE, ONE, ANOTHER, ANOTHER],
     "dictionary's values": {1: "a", 2: "a", 3: "b", 4: "b"}.values(),
     "array of pairs": np.array([[0, 1], [0, 1], [0, 2], [0, 2]]),
+    "pandas column": pd.Series(["a", "a", "b", "b"]),
     "iterator": iter(["a", "a", "b", "b"]),
 }
 
@@ -130,6 +133,10 @@ def test_a_texts_length_and_a_numbers_type_do_not_join_prompts():
         (["a", "a", None, None], r"index\[2\] is None; expected an id"),
         ([("a", None), "a", "b", "b"], r"index\[0\] is None"),
         ([0.5, float("nan"), 1.0, 1.0], r"index\[1\] is nan"),
+        ([pd.NA, pd.NA, 1, 1], r"index\[0\] is <NA>"),
+        (pd.Series(["a", "a", None, "b"]), r"index\[2\] is (None|nan)"),
+        ([decimal.Decimal("nan")] * 4, r"index\[0\] is Decimal\('NaN'\)"),
+        (np.array(["2020", "NaT", "2020", "2020"], dtype="datetime64[D]"), r"index\[1\] is None"),
         (np.array([0, 0, np.nan, np.nan]), r"index\[2\] is nan"),
         ([{"id": 1}, {"id": 1}, {"id": 2}, {"id": 2}], r"index\[0\] is a dict, which can't be compared"),
         ([{1}, {1}, {2}, {2}], r"index\[0\] is a set"),
@@ -317,6 +324,9 @@ def test_the_result_lies_where_the_rewards_do(mode, device):
         ({"epsilon": -1.0}, "epsilon=-1.0; expected a number of at least 0"),
         ({"epsilon": float("nan")}, "epsilon=nan"),
         ({"epsilon": None}, "epsilon=None"),
+        ({"epsilon": "1e-6"}, "epsilon='1e-6'"),
+        ({"norm_by_std": "false"}, "norm_by_std='false'; expected True or False"),
+        ({"norm_by_std": None}, "norm_by_std=None"),
     ],
     ids=lambda value: str(value)[:40],
 )

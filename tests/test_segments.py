@@ -1,6 +1,8 @@
 """Segment ids of trees that were grown elsewhere, against trees drawn by hand and brute force on random ones."""
 
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +128,25 @@ def test_the_rollouts_own_numbers_and_these_give_the_same_advantages():
     for ids in (own, made):
         hard, _ = compute_arpo_advantage(rewards, torch.ones(2, 4), ["p"] * 2, ids, "hard", norm_by_std=False)
         assert hard.tolist() == [[0, 0, 0, 0.5], [0, 0, 0, -0.5]]
+
+
+def test_the_readmes_example_runs_as_it_stands():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    section = readme[readme.index("**By import**") : readme.index("**On CPU**")]
+    names = {
+        "token_level_rewards": torch.tensor([[0, 0, 0, 1.0], [0, 0, 0, 0], [0, 0, 2.0, 0]]),
+        "response_mask": torch.ones(3, 4),
+        "index": ["p"] * 3,
+        "responses": torch.tensor([[1, 2, 3, 4], [1, 2, 5, 0], [7, 8, 9, 0]]),
+        "response_lengths": [4, 3, 3],
+    }
+    blocks = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, names)
+    # Rewards 1, 0 and 2 give 0, -1 and 1; the first two rows share two tokens.
+    expected = torch.tensor([[-0.5, -0.5, 0, 0], [-0.5, -0.5, -1, 0], [1, 1, 1, 0]])
+    assert torch.allclose(names["advantages"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

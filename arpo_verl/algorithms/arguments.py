@@ -1,6 +1,5 @@
 """The estimator's arguments as tensors: what can be read in one way only is accepted, the rest is refused by name."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
@@ -81,7 +80,7 @@ def group_numbers(index: Any, rows: int, device: torch.device) -> torch.Tensor:
     """
     if isinstance(index, torch.Tensor):
         index = index.detach().cpu().numpy()
-    if isinstance(index, (str, bytes, Mapping, Set)) or not isinstance(index, Iterable | np.ndarray):
+    if isinstance(index, (str, bytes, Mapping, Set)) or not isinstance(index, Iterable):
         raise ValueError(
             f"index is {index!r:.80}, a {type(index).__name__}; expected the prompt's id of each row, in order: pass a "
             f"list or an array"
@@ -101,12 +100,12 @@ def _key(value: Any, row: int) -> Any:
     """Return a prompt's id as a dictionary's key."""
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
         value = value.tolist()
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if isinstance(value, (list, tuple)):
+        return tuple(_key(part, row) for part in value)
+    if _is_missing(value):
         raise ValueError(
             f"index[{row}] is {value!r}; expected an id that says which prompt the row belongs to: fill it in"
         )
-    if isinstance(value, (list, tuple)):
-        return tuple(_key(part, row) for part in value)
     try:
         hash(value)
     except TypeError:
@@ -117,13 +116,25 @@ def _key(value: Any, row: int) -> Any:
     return value
 
 
+def _is_missing(value: Any) -> bool:
+    """Whether a value is None or a kind of NaN: those do not equal themselves, or do not say whether they do."""
+    try:
+        return value is None or bool(value != value)
+    except (TypeError, ValueError):
+        return True
+
+
 def divides_by_std(norm_by_std: bool, config: Any) -> bool:
-    """Return whether to divide by the standard deviation: where neither the argument nor verl's group says no."""
-    if config is None:
-        return norm_by_std
+    """Return whether to divide by the standard deviation: where neither the argument nor verl's group says no.
+
+    Raises:
+        ValueError: the argument is no truth.
+    """
+    if norm_by_std not in (True, False):
+        raise ValueError(f"norm_by_std={norm_by_std!r}; expected True or False: change it")
     name = "norm_adv_by_std_in_grpo"
-    chosen = config.get(name, True) if hasattr(config, "get") else getattr(config, name, True)
-    return norm_by_std and chosen is not False
+    chosen = config.get(name) if hasattr(config, "get") else getattr(config, name, None)
+    return bool(norm_by_std) and (chosen is None or bool(chosen))
 
 
 def require_equal_shapes(tensors: Mapping[str, torch.Tensor], dimensions: Sequence[str]) -> None:

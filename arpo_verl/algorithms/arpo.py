@@ -17,6 +17,7 @@ over its copies in the batch, as the paper's formula says, and not over the whol
 
 import logging
 import math
+import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -112,7 +113,7 @@ def _check(tensors: dict[str, torch.Tensor], mode: str, epsilon: float) -> None:
             "mode='hard' got segment_ids=None; expected the ids of every token: pass them, as "
             "arpo_verl.algorithms.segments makes them, or use mode='soft'"
         )
-    if not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
+    if not isinstance(epsilon, numbers.Real) or not 0 <= epsilon < math.inf:
         raise ValueError(f"epsilon={epsilon!r}; expected a number of at least 0: change it")
     require_equal_shapes(tensors, ("batch", "response_length"))
 

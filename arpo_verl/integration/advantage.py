@@ -54,18 +54,17 @@ def estimate_arpo_advantage(
         index: the prompt of each row.
         **_: other arguments of verl's, which are not needed.
     """
-    norm_by_std = config.get("norm_adv_by_std_in_grpo", True)
     trees = _trees.get()
     if trees is None:
-        return compute_arpo_advantage(token_level_rewards, response_mask, index, norm_by_std=norm_by_std)
+        return compute_arpo_advantage(token_level_rewards, response_mask, index, config=config)
     return compute_arpo_advantage(
         token_level_rewards,
         response_mask,
         index,
-        segment_ids=pad(trees.segment_ids, response_mask.shape[1]).to(response_mask.device),
+        segment_ids=pad(trees.segment_ids, response_mask.shape[1]),
         mode=trees.mode,
-        norm_by_std=norm_by_std,
-        is_excluded=trees.is_excluded.to(response_mask.device),
+        is_excluded=trees.is_excluded,
+        config=config,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from arpo_verl.config import ArpoConfig
 from arpo_verl.rollout.protocols import ToolAnswer, ToolCall, Tools
-from arpo_verl.rollout.tasks import Tasks
+from arpo_verl.rollout.tasks import Tasks, end_tasks
 from arpo_verl.rollout.tool_text import valid_text
 from arpo_verl.rollout.tree import INFRASTRUCTURE_ERROR, Leaf, ToolRecord
 from arpo_verl.rollout.watchdog import watchdog_of_this_process
@@ -30,9 +30,6 @@ CANCELLATION_SECONDS = 1.0
 """How long a cancelled call may take to end before it is left behind."""
 FIRST_RETRY_SECONDS = 0.5
 """Mean wait before the first retry; each further one waits twice as long."""
-
-_left_behind: set["asyncio.Task[Any]"] = set()
-"""asyncio keeps no reference to a running task."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class CallExecutor:
                 running.append(tasks.start(self._call(leaf, call, used[call.name])))
             await tasks.join()
         finally:
-            await tasks.close()
+            await tasks.close(2 * CANCELLATION_SECONDS)
         results = [task.result() for task in running if task is not None]
         return [answer for answer, _ in results], [record for _, record in results]
 
@@ -151,15 +148,4 @@ async def _within(seconds: float, answering: Coroutine[Any, Any, ToolAnswer]) ->
             raise _CancelledByItself
         return task.result() if task.done() else None
     finally:  # also where the leaf itself is cancelled
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=CANCELLATION_SECONDS)
-            if not task.done():
-                _left_behind.add(task)
-            task.add_done_callback(_forget)
-
-
-def _forget(task: "asyncio.Task[Any]") -> None:
-    _left_behind.discard(task)
-    if not task.cancelled():
-        task.exception()  # asked for, so that asyncio does not report it as never retrieved
+        await end_tasks({task}, CANCELLATION_SECONDS)
