@@ -10,7 +10,8 @@ from arpo_verl.tiny_world.model import make_tokenizer
 
 REWARDS = [compute_score, compute_reference_score]
 ANSWER = r"<answer>\boxed{4}</answer>"
-R1 = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{}{% endif %}"
+R1 = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+R1 += "{% if add_generation_prompt %}<|assistant|>{}{% endif %}"
 QWEN = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
 
 
