@@ -262,7 +262,7 @@ def _interval(name: str, values: list[Any]) -> Value:
     if name not in kinds or not 2 <= len(values) <= 4:
         raise Unreadable(name)
     start, end, *is_open = values
-    opening, closing = kinds[name]
+    opening, closing = kinds[name][0], kinds[name][1]
     if is_open and is_open[0]:
         opening = "("
     if len(is_open) > 1 and is_open[1]:
