@@ -92,7 +92,8 @@ DEFECTS = [
     (r"\boxed{5}<answer>5</answer>", "no boxed answer"),
     (r"<answer>\boxed{5</answer>", "no boxed answer"),
     (r"<answer>\boxed{\frac{1}{2}</answer>", "no boxed answer"),
-    (r"<answer>\boxed 5</answer>", "no boxed answer"),
+    (r"<answer>\boxed</answer>", "no boxed answer"),
+    (r"<answer>5 in a \boxed{</answer>", "no boxed answer"),
     (r"<answer>boxed{5}</answer>", "no boxed answer"),
     (r"<answer>\boxed{5}", "<answer> is not closed"),
     (r"\boxed{5}</answer>", "</answer> without <answer>"),
@@ -100,11 +101,20 @@ DEFECTS = [
     (rf"<think>{RIGHT}</think>", "<answer> inside <think>"),
     (r"<answer><think>no</think>\boxed{5}</answer>", "<think> inside <answer>"),
     ("<think><think></think></think>" + RIGHT, "<think> inside <think>"),
-    ("<think><python>1</python></think>" + RIGHT, "<python> inside <think>"),
+    ("<think><python>1</python></think>" + RIGHT, "a call of <python> inside <think> has no <result>"),
+    (
+        "<think>I could <search> for it.</think>" + RIGHT,
+        "<search> is mentioned inside <think>, and no call of it with a <result> follows",
+    ),
+    (
+        "<think>I could <search> for it.</think>" + PYTHON + RIGHT,
+        "<search> is mentioned inside <think>, and no call of it with a <result> follows",
+    ),
+    ("<think>then </answer></think>" + RIGHT, "</answer> inside <think>"),
     ("<search>a<python>1</python></search>" + RIGHT, "<python> inside <search>"),
     ("<python>1<result>1</result></python>" + RIGHT, "<result> inside <python>"),
     ("<search>a</python>" + RIGHT, "</python> without <python>"),
-    ("<think>a</search></think>" + RIGHT, "</search> without <search>"),
+    ("<think>a</think></search>" + RIGHT, "</search> without <search>"),
     ("<result>a</result>b</result>" + RIGHT, "<result> is not closed"),
     ("<result>\n" + RIGHT, "<result> is not closed"),
     ("<search>five" + RIGHT, "<answer> inside <search>"),
@@ -127,7 +137,7 @@ def test_every_defect_of_format_costs_1_and_is_named(text, defect):
 @pytest.mark.parametrize("tag", TAGS)
 def test_a_tag_that_is_only_opened_or_only_closed_is_a_defect(tag):
     assert score(f"<{tag}>" + RIGHT) == -1
-    assert score(f"</{tag}>" + RIGHT) == -1
+    assert compute_score("any", f"</{tag}>" + RIGHT, "5", response_prefix="")["score"] == -1
 
 
 @pytest.mark.parametrize(
@@ -192,6 +202,94 @@ def test_a_row_without_an_answer_is_refused(truth):
 
 
 @pytest.mark.parametrize(
+    ("truth", "answer"),
+    [
+        ('["34"]', "34"),
+        ("['34', '43']", "43"),
+        ('["New York", "NYC"]', "NYC"),
+        (numpy.float32(0.1), "0.1"),
+        (numpy.array([0.1, 0.2], dtype=numpy.float32), "0.2"),
+        ([numpy.float64(0.5)], "1/2"),
+        (1e-5, "0.00001"),
+        (1e-5, "1e-5"),
+        (1e22, "10000000000000000000000"),
+        (numpy.array(["Paris", "Lutetia"]), "lutetia"),
+        (numpy.array("Paris"), "Paris"),
+        ({"target": numpy.array(["34"])}, "34"),
+        ([4, "5", 6.0], "6"),
+        ("[1, 2]", "[1, 2]"),
+    ],
+)
+def test_accepted_answers_are_found_in_whatever_holds_them(truth, answer):
+    assert compute_score("nq", rf"<answer>\boxed{{{answer}}}</answer>", truth)["score"] == 1.0
+
+
+def test_an_interval_is_no_list_of_answers():
+    assert compute_score("math500", r"<answer>\boxed{1}</answer>", "[1, 2]")["score"] == 0.0
+    assert compute_score("math500", r"<answer>\boxed{[1,2]}</answer>", "[1, 2]")["score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        r"\boxed{4}", r"\boxed {4}", "\\boxed\n{4}", r"\boxed 4", r"\boxed4", r"$\boxed 4$", r"\[ \boxed 4 \]",
+        r"\(\boxed 4\).", r"\fbox{4}", r"\fbox {4}", r"\fbox 4", r"\framebox{4}", r"\boxed{\boxed{4}}",
+        r"\boxed{3}, no: \boxed {4}", r"\boxed{3} then \fbox{4}", r"It is \boxed 4.", r"\boxed{4} is in the \boxed",
+        r"\boxed{\text{4}}", r"\boxed{ 4 }", r"\boxed\frac82",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("source", ["nq", "math500"])
+def test_a_box_may_be_written_in_many_ways(box, source):
+    assert compute_score(source, f"<answer>{box}</answer>", "4")["score"] == 1.0
+
+
+CALL_IN_THINK = "<think>I look. <search>q</search> <result>\nPage 1: five\n</result> It is five.</think>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CALL_IN_THINK,
+        "<think>I look. <search>q</search></think> <result>\nfive\n</result>",
+        "<think>I could <search> for it.</think>" + SEARCH,
+        "<think>I could <search> or <python> it.</think>" + PYTHON + SEARCH,
+        "<think>I <search> and <search>q</search> <result>\nfive\n</result></think>",
+        "<think>I end a call by </search>, I think.</think>",
+        "<think>The <result> will say.</think>",
+        "<think>The <result> will say </result>.</think>" + SEARCH,
+        "<think>I <python> it.</think><think>Now.</think>" + PYTHON,
+        "<think><python>1</python> <result>\n<search>\n</result></think>",
+        "<think>a <python>1</python>\n<result>\n</think><answer>\n</result> b</think>",
+    ],
+)
+def test_a_call_or_a_mention_inside_a_think_is_read_as_leniently_as_the_released_code_reads_it(text):
+    assert score(text + RIGHT) >= 1.0
+
+
+def test_calls_inside_a_think_earn_the_bonus_and_mentions_do_not():
+    assert score(CALL_IN_THINK + PYTHON + RIGHT) == pytest.approx(1.1)
+    assert score("<think><python>1</python> <result>\n1\n</result></think>" + SEARCH + RIGHT) == pytest.approx(1.1)
+    assert score("<think>I <python> it.</think>" + PYTHON + RIGHT) == 1.0
+    assert score("<think>so </python> ends it</think>" + SEARCH + RIGHT) == 1.0
+
+
+def test_text_may_be_compared_by_the_published_normalisation_of_squad():
+    # SQuAD deletes punctuation: us of america against us; five common characters do not matter.
+    answer = r"<answer>\boxed{-5}</answer>"
+    assert compute_score("nq", answer, "5")["acc"] == 0.0
+    assert compute_score("nq", answer, "5", text_comparison="squad")["acc"] == 1.0
+    assert compute_score("nq", r"<answer>\boxed{F-16 jet}</answer>", "F16", text_comparison="squad")["acc"] == (
+        pytest.approx(2 / 3)
+    )
+    assert compute_score("math500", answer, "5", text_comparison="squad")["acc"] == 0.0
+
+
+def test_an_unknown_comparison_is_refused_by_name():
+    with pytest.raises(ValueError, match="text_comparison='SQUAD'; expected one of default, squad"):
+        compute_score("nq", RIGHT, "5", text_comparison="SQUAD")
+
+
+@pytest.mark.parametrize(
     ("data_source", "extra_info", "expected"),
     [
         ("openai/gsm8k", None, True),
@@ -202,6 +300,26 @@ def test_a_row_without_an_answer_is_refused(truth):
         ("aime24", None, True),
         ("aime_2025", None, True),
         ("numina_amc_aime", None, True),
+        ("numina_aops_forum", None, True),
+        ("numina_cn_k12", None, True),
+        ("AI-MO/NuminaMath-CoT", None, True),
+        ("minerva", None, True),
+        ("hmmt_feb_2025", None, True),
+        ("MathArena/hmmt_nov_2025", None, True),
+        ("brumo25", None, True),
+        ("agentica-org/DeepScaleR-Preview-Dataset", None, True),
+        ("deepscaler", None, True),
+        ("orz", None, True),
+        ("orz_57k", None, True),
+        ("openr1", None, True),
+        ("open-r1/OpenR1-Math-220k", None, True),
+        ("dapo_17k", None, True),
+        ("hiyouga/geometry3k", None, True),
+        ("lighteval/MATH", None, True),
+        ("forza", None, False),
+        ("wizardorz", None, False),
+        ("popqa", {"ability": "fact-reasoning"}, False),
+        ("nq", {"ability": "Mathematics"}, True),
         ("AMC23", None, True),
         ("OlympiadBench", None, True),
         ("searchR1_hotpotqa", None, False),
@@ -227,13 +345,28 @@ def test_ability_chooses_the_comparison_or_else_the_data_source(data_source, ext
     assert is_mathematics(data_source, extra_info) is expected
 
 
+def test_a_name_that_says_nothing_is_warned_of_once(caplog):
+    for _ in range(3):
+        assert is_mathematics("quarterly_reports_7") is False
+        assert is_mathematics("quarterly_reports_8", {"ability": "reports"}) is False
+        assert is_mathematics("hotpotqa") is False
+        assert is_mathematics("quarterly_reports_9", {"ability": "qa"}) is False
+    assert [record.getMessage()[:68] for record in caplog.records] == [
+        "the answers of data_source='quarterly_reports_7' are compared as tex",
+        "the answers of data_source='quarterly_reports_8' are compared as tex",
+    ]
+
+
 def test_mathematics_is_right_or_wrong_and_text_may_be_partly_right():
     answer = SEARCH + PYTHON + r"<answer>\boxed{\frac{1}{2}}</answer>"
     truth = r"\frac{1}{3}"
     assert compute_score("math500", answer, "0.5")["score"] == 1.1
     assert compute_score("math500", answer, truth)["score"] == 0.0
-    # As text: frac, 1, 2 against frac, 1, 3.
-    assert compute_score("any", answer, truth)["acc"] == pytest.approx(2 / 3)
+    assert compute_score("any", answer, "0.5")["acc"] == 1.0
+    assert compute_score("any", answer, truth)["acc"] == 0.0
+    # As text: 1/2, cup against 1/3, cup.
+    cup = r"<answer>\boxed{\frac{1}{2} cup}</answer>"
+    assert compute_score("any", cup, "1/3 cup")["acc"] == pytest.approx(1 / 2)
     assert compute_score("math500", answer, [truth, r"\frac24"])["reason"] == "correct"
 
 

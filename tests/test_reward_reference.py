@@ -57,6 +57,15 @@ def test_both_rewards_agree_on_what_the_paper_says(text, truth, reward):
         (THINK + "<python>1</python>" + RIGHT, "5", -1.0, 1.0),
         (THINK + "<search>a</search><python>1</python><result>\n</result>" + RIGHT, "5", 1.1, 1.1),
         (THINK + "<search>a<python>1</python></search><result>\n</result>" + RIGHT, "5", 1.1, -1.0),
+        # An escaped brace is a brace, and a box without one hides the others or comes before them.
+        (THINK + r"<answer>\boxed{5\}</answer>", "5", 1.0, -1.0),
+        (THINK + r"<answer>\boxed{5} so \boxed</answer>", "5", -1.0, 1.0),
+        (THINK + r"<answer>\boxed{5} so \boxed{5</answer>", "5", -1.0, -1.0),
+        (THINK + r"<answer>\boxed{6} or \boxed 5$</answer>", "5", 1.0, 0.0),
+        (THINK + r"<answer>\boxed 5</answer>", "5", -1.0, 1.0),
+        (THINK + r"<answer>\fbox{5}</answer>", "5", -1.0, 1.0),
+        (THINK + "<answer>\\boxed{6}\\boxed\n{5}</answer>", "5", -1.0, 1.0),
+        (THINK + r"<answer>\boxed{\{5\}}</answer>", "5", 1.0, 1.0),
         # What a result quotes counts as the model's own.
         (THINK + "<search>a</search> <result>\n<answer>\n</result>" + RIGHT, "5", -1.0, 1.0),
     ],

@@ -63,7 +63,7 @@ class _Reading:
         self._inside.append(tag)
         self._answers += tag == "answer"
         if tag == "result" and last_call:
-            self._mentioned.pop(last_call, None)
+            self._note_result(last_call)
         return None
 
     def _read_in_think(self, is_closing: bool, tag: str, last_call: str | None) -> str | None:
@@ -72,6 +72,7 @@ class _Reading:
                 return "<think> inside <think>"
             self._mention_open_calls()
             self._inside.clear()
+            self._last_call = last_call  # its result may stand after the thought
         elif tag == "answer":
             return f"<{'/' * is_closing}answer> inside <think>"
         elif tag in TOOLS and not is_closing:
@@ -84,12 +85,17 @@ class _Reading:
                 self._close_call(tag)
                 self._mentioned.setdefault(tag, f"a call of <{tag}> inside <think> has no <result>")
         elif not is_closing and last_call:
-            self._mentioned.pop(last_call, None)
+            self._note_result(last_call)
         return None
 
     def _close_call(self, tool: str) -> None:
         self.called.add(tool)
         self._last_call = tool
+
+    def _note_result(self, tool: str) -> None:
+        """A call with its result makes up for what was said of the tool before."""
+        self._mentioned.pop(tool, None)
+        self._inside[1:] = [tag for tag in self._inside[1:] if tag != tool]
 
     def _mention_open_calls(self) -> None:
         for tool in self._inside[1:]:
