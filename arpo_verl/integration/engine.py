@@ -39,11 +39,11 @@ class _RecordingClient(LLMServerClient):
 
 
 def recording(client: LLMServerClient) -> LLMServerClient:
-    """Return the same client with its attempts recorded; a client that is not verl's is returned as it is."""
+    """Return the client, on the same state, with its attempts recorded; one that is not verl's is returned as it is."""
     if isinstance(client, _RecordingClient) or not isinstance(client, LLMServerClient):
         return client
     recorder: LLMServerClient = object.__new__(_recording_kind(type(client)))
-    recorder.__dict__.update(client.__dict__)
+    recorder.__dict__ = client.__dict__  # one state: what the client counts is seen from both
     return recorder
 
 
