@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 REWARD_TAGS = ("think", "search", "python", "result", "answer")
-"""The tags that the paper's reward reads (`arpo_verl.reward.response_format.TAGS`), whatever the run's own are called."""
+"""The tags that the paper's reward reads (`arpo_verl.reward.response_format.TAGS`), whatever the run's are called."""
 SEPARATORS = ("\\", " ", "_", "\u200b")
 """What may break a tag, the first that is in no tag."""
 CUT = "\ufdd1"
