@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1 import get_trainer_cls
 
 from arpo_verl.integration.lost_leaves import REWARD_FAILURE, lost_fraction, require_enough_leaves, reward_failures
+from arpo_verl.integration.process_watch import ProcessDied
 from arpo_verl.integration.save_on_stop import SaveOnStop
 from arpo_verl.integration.tool_guard import RunStopped
 from arpo_verl.integration.trainer import MANAGER, ArpoTrainer, choose_manager, prompt_of, session_of
@@ -193,3 +194,30 @@ def test_a_state_that_cannot_be_saved_is_reported_beside_the_error_that_ends_the
     said = trainer.state.save(are_leaves_bad=False)
     assert said.startswith("The state of step 1 could not be saved (FileNotFoundError")
     assert "none: there is no checkpoint" in said
+
+
+def test_dead_servers_do_not_keep_a_state_from_being_saved(trainer):
+    def fail() -> None:
+        raise ConnectionError("the server is dead")
+
+    trainer.train(1)
+    trainer.begin(2)
+    trainer.checkpoint_manager.sleep_replicas = fail
+    assert "The state of step 1 is in" in trainer.state.save(are_leaves_bad=False)
+
+
+@pytest.mark.parametrize(("mode", "is_saved"), [("sync", True), ("colocate_async", False)])
+def test_a_dead_queue_is_not_waited_for(tmp_path, mode, is_saved):
+    trainer = Trainer(tmp_path, mode)
+    trainer.train(1)
+    trainer.begin(2)
+    said = trainer.state.save(are_leaves_bad=False, is_queue_dead=True)
+    assert ("The state of step 1 is in" in said) == is_saved
+    assert ("could not be saved (RuntimeError: TransferQueue" in said) != is_saved
+
+
+def test_the_dead_are_named_with_their_causes():
+    death = ProcessDied({"TransferQueue's controller": "killed", "reward worker 1": "out of memory"})
+    assert str(death).startswith("TransferQueue's controller, reward worker 1 died while the run needed it")
+    assert "reward worker 1: out of memory" in str(death)
+    assert death.is_among("TransferQueue's") and not death.is_among("agent")

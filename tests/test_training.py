@@ -121,6 +121,7 @@ def test_what_verl_offers_around_an_estimator_works_with_trees(world, tmp_path):
         assert step["actor/grad_norm"] > 0
         assert "actor/kl_loss" in step
         assert "actor/reward_kl_penalty" in step
+        assert math.isfinite(step["critic/score/mean"])
     assert sum(step["arpo/bad_reward_fraction"] for step in steps) > 0
 
 

@@ -28,6 +28,22 @@ INTERRUPT = signal.SIGUSR2
 """Python runs its handler in the main thread, also while that waits for a lock or in `ray.get`."""
 
 
+class ProcessDied(RunStopped):
+    """Processes that the run needs have died."""
+
+    def __init__(self, causes: Mapping[str, str]) -> None:
+        self._names = list(causes)
+        details = "; ".join(f"{name}: {cause}" for name, cause in causes.items())
+        super().__init__(
+            f"{', '.join(causes)} died while the run needed it; expected it to live until the end: look for its end in "
+            f"the log above, or for a lack of memory ({details})"
+        )
+
+    def is_among(self, beginning: str) -> bool:
+        """Whether a process whose name begins so is among the dead."""
+        return any(name.startswith(beginning) for name in self._names)
+
+
 class ProcessWatch:
     """Raises `RunStopped` in the main thread when an actor has died or when there is no progress.
 
@@ -94,11 +110,7 @@ class ProcessWatch:
         """Return what ends the run, if anything does."""
         dead = self._dead()
         if dead:
-            details = "; ".join(f"{name}: {reason}" for name, reason in dead.items())
-            return RunStopped(
-                f"{', '.join(dead)} died while the run needed it; expected it to live until the end: look for its end "
-                f"in the log above, or for a lack of memory ({details})"
-            )
+            return ProcessDied(dead)
         progress = self._progress()
         if progress is None or progress != self._last_progress:
             self._last_progress, self._changed = progress, time.monotonic()

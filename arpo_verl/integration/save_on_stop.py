@@ -73,15 +73,18 @@ class SaveOnStop:
         self._position_in_data = None
         self._batch = None
 
-    def save(self, are_leaves_bad: bool) -> str:
+    def save(self, are_leaves_bad: bool, is_queue_dead: bool = False) -> str:
         """Save the last finished step, if it is not saved yet, and return in words what is saved and where.
 
         Never raises, because it is called to report another error.
 
         Args:
             are_leaves_bad: the leaves that are in the queue must not be found by a resumed run: their tools failed.
+            is_queue_dead: TransferQueue answers no more, of which a checkpoint is made in all modes but `sync`.
         """
         try:
+            if is_queue_dead and not self._is_sync:
+                raise RuntimeError("TransferQueue, which is a part of it, has died")
             return self._save(are_leaves_bad)
         except Exception as error:
             logger.exception("the state of step %d could not be saved", self._finished_step)
@@ -114,11 +117,17 @@ class SaveOnStop:
         how = "the same command" if is_found else f"trainer.resume_mode=resume_path, resume_from_path={folder}"
         return f"The state of step {step} is in {folder}; {how} goes on from there."
 
+    def _free_memory(self) -> None:
+        """Put the servers to sleep, as verl does before it saves: they hold the memory that the weights may need."""
+        try:
+            self._trainer.checkpoint_manager.sleep_replicas()
+        except Exception:  # a server may be what has died
+            logger.exception("the inference servers could not be put to sleep; saving all the same")
+
     def _save_checkpoint(self, step: int, folder: Path) -> None:
         trainer = self._trainer
         if self.is_sampling and self._is_sync:
-            # As verl does before it saves: servers that generate hold the memory that the weights need.
-            trainer.checkpoint_manager.sleep_replicas()
+            self._free_memory()
         current, trainer.global_steps = trainer.global_steps, step
         try:
             trainer._save_checkpoint()

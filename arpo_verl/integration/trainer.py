@@ -23,7 +23,7 @@ from arpo_verl.integration.advantage import TreeTensors, beside, entropy_after_t
 from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.loss_mask import empty_loss_masks
 from arpo_verl.integration.lost_leaves import lost_fraction, require_enough_leaves, reward_failures
-from arpo_verl.integration.process_watch import ProcessWatch
+from arpo_verl.integration.process_watch import ProcessDied, ProcessWatch
 from arpo_verl.integration.save_on_stop import SaveOnStop
 from arpo_verl.integration.settings import ENTROPY_ROLLOUT, TAG_AGENT, arpo_config, wants_arpo
 from arpo_verl.integration.tool_guard import PaidCallsSpent, RunStopped, require_working_tools, warn_without_calls
@@ -31,6 +31,8 @@ from arpo_verl.rollout.metrics import LeafRecord, Trees, leaf_columns, reward_me
 
 logger = logging.getLogger(__name__)
 
+QUEUE = "TransferQueue's"
+"""What the names of the queue's processes begin with."""
 MANAGER = "arpo_verl.integration.worker.ArpoAgentLoopManager"
 
 
@@ -53,6 +55,8 @@ class ArpoTrainer(PPOTrainer):
         self._state = SaveOnStop(self)
         self._measured: dict[str, Any] = {}
         """The metrics of a step that has begun."""
+        self._without_reward: set[str] = set()
+        """Keys of the step's leaves whose reward is not a number."""
         super().__init__(config, *args, **kwargs)
 
     def fit(self, agent_loop_manager: AgentLoopManager) -> None:
@@ -71,6 +75,9 @@ class ArpoTrainer(PPOTrainer):
             where = self._stop(are_leaves_bad=True)
             self._shutdown_dump_executor()
             logger.warning("training ends at step %d: %s. %s", self.global_steps, end, where)
+        except ProcessDied as death:
+            where = self._stop(are_leaves_bad=False, is_queue_dead=death.is_among(QUEUE))
+            raise RunStopped(f"{death}. {where}") from None
         except RunStopped as stop:
             where = self._stop(are_leaves_bad=True)
             raise RunStopped(f"{stop}. {where}") from None
@@ -98,16 +105,16 @@ class ArpoTrainer(PPOTrainer):
         kinds = (buffer.pending_keys, buffer.running_keys, buffer.finished_keys, buffer.failure_keys, buffer.partitions)
         return tuple(sum(map(len, list(kind.values()))) for kind in kinds)
 
-    def _stop(self, are_leaves_bad: bool) -> str:
+    def _stop(self, are_leaves_bad: bool, is_queue_dead: bool = False) -> str:
         """Log what the step has measured, save, and return in words what is saved."""
         numbers = {name: value for name, value in self._measured.items() if isinstance(value, (int, float))}
         if numbers:
             self.logger.log(data=numbers, step=self.global_steps)
-        return self._state.save(are_leaves_bad)
+        return self._state.save(are_leaves_bad, is_queue_dead)
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
-        self._measured = {}
+        self._measured, self._without_reward = {}, set()
         self._state.step_begins()
 
     def on_sample_begin(self) -> None:
@@ -205,7 +212,17 @@ class ArpoTrainer(PPOTrainer):
                 f"no numbers); expected one to train on: look at the rollout's stop reasons, or exclude less"
             )
         empty_loss_masks(batch, data["response_mask"].unbind(), has_no_reward)
+        self._without_reward.update(key for key, is_so in zip(batch.keys, has_no_reward.tolist(), strict=True) if is_so)
         return TreeTensors(config.advantage, segment_ids, is_excluded)
+
+    def _compute_metrics(self, batch: KVBatchMeta, *args: Any, **kwargs: Any) -> None:
+        """Leave leaves whose reward is not a number out of verl's means, as it does with padding."""
+        tags = [
+            tag | {"is_padding": True} if key in self._without_reward else tag
+            for key, tag in zip(batch.keys, batch.tags, strict=True)
+        ]
+        counted = KVBatchMeta(partition_id=batch.partition_id, keys=batch.keys, tags=tags)
+        super()._compute_metrics(counted, *args, **kwargs)
 
     def _dump_generations(self, *args: Any, **kwargs: Any) -> None:
         """Add each leaf's place in its tree to the rollout's JSONL (`trainer.rollout_data_dir`)."""
@@ -235,7 +252,7 @@ def queue_actors() -> dict[str, ActorHandle]:
     """Return the actors of TransferQueue (0.1.11, `interface.py`, keeps the storage units to itself)."""
     storage = list(((tq.interface._TQ_STORAGE or {}).get("SimpleStorage") or {}).values())
     controller = ray.get_actor("TransferQueueController", namespace="transfer_queue")
-    return {"TransferQueue's controller": controller, **_numbered("TransferQueue's storage unit", storage)}
+    return {f"{QUEUE} controller": controller, **_numbered(f"{QUEUE} storage unit", storage)}
 
 
 def read_extra_fields(keys: list[str], partition_id: str) -> list[dict[str, Any]]:
