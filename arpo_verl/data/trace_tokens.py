@@ -1,14 +1,15 @@
 """The tokens of a trace in tags, as the rollout would have produced them.
 
-A turn of the model and a result are encoded apart and never across their border; results without special tokens
-(`arpo_verl.rollout.tag_syntax`). Encoding the whole text at once gives other tokens wherever the tokenizer would merge
-what stands on both sides, and decoding to training on tokens that the rollout never shows.
+A turn of the model and a result are encoded apart and never across their border, by the rollout's own syntax, in which
+a result opens and closes nothing (`arpo_verl.rollout.tag_syntax`). Encoding the whole text at once gives other tokens
+wherever the tokenizer would merge what stands on both sides, and decoding to training on tokens that the rollout never
+shows.
 """
 
 from itertools import takewhile
 from typing import Any
 
-from arpo_verl.rollout.tag_syntax import Tags
+from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
 
 PROMPT_ROLES = ("system", "user")
 
@@ -32,10 +33,10 @@ def encode_tag_trace(
         )
     )
     mask = [0] * len(ids)
+    syntax = TagSyntax.of(tokenizer, tags)
     for message in messages[len(prompt) :]:
         is_result = message["role"] == "tool"
-        text = tags.result.replace("{result}", message["content"]) if is_result else message["content"]
-        piece = tokenizer.encode(text, add_special_tokens=False)
+        piece = syntax.encode_result(message["content"]) if is_result else syntax.encode(message["content"])
         ids += piece
         mask += [0 if is_result else 1] * len(piece)
     # Where the rollout stops (`arpo_verl.integration.agent_loop.end_token_ids`).

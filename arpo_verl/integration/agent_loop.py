@@ -27,7 +27,6 @@ from arpo_verl.rollout.metrics import LeafRecord
 from arpo_verl.rollout.protocols import CallSyntax
 from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
 from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
-from arpo_verl.rollout.tool_text import control_tokens, template_tags
 from arpo_verl.rollout.tree import Leaf
 
 OCCURRENCE = "arpo_occurrence"
@@ -124,14 +123,7 @@ class TreeAgentLoop(ToolAgentLoop):
             native = NativeSyntax(self, messages, list(tools.values()), self._ends)
             return native, Stops([], list(self.tool_parser.stop_token_ids))
         tags = Tags(list(tools), self._arpo.tag_open, self._arpo.tag_close, self._arpo.result_template)
-        syntax = TagSyntax(
-            tags=tags,
-            decode=lambda ids: self.tokenizer.decode(ids, skip_special_tokens=False),
-            encode=lambda text: self.tokenizer.encode(text, add_special_tokens=False),
-            end_token_ids=self._ends,
-            control=control_tokens(self.tokenizer),
-            template_tags=template_tags(self.tokenizer),
-        )
+        syntax = TagSyntax.of(self.tokenizer, tags, self._ends)
         return syntax, Stops(tags.stop_strings, [])
 
     def _rollout_settings(self, prompt_ids: list[int], request: TreeRequest, has_tools: bool) -> RolloutSettings:

@@ -15,7 +15,15 @@ from typing import Any
 
 from arpo_verl.config import ArpoConfig
 from arpo_verl.rollout.protocols import RenderedResults, ToolAnswer, ToolCall, Turn
-from arpo_verl.rollout.tool_text import NO_CONTROL_TOKENS, REWARD_TAGS, ControlTokens, ToolText, border_tags
+from arpo_verl.rollout.tool_text import (
+    NO_CONTROL_TOKENS,
+    REWARD_TAGS,
+    ControlTokens,
+    ToolText,
+    border_tags,
+    control_tokens,
+    template_tags,
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,18 @@ class TagSyntax:
     template_tags: Collection[str] = ()
     """The chat template's own, which a result must not open or close either."""
 
+    @classmethod
+    def of(cls, tokenizer: Any, tags: Tags, end_token_ids: Collection[int] = ()) -> "TagSyntax":
+        """Return the syntax over a Hugging Face tokenizer."""
+        return cls(
+            tags=tags,
+            decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
+            encode=lambda text: tokenizer.encode(text, add_special_tokens=False),
+            end_token_ids=end_token_ids,
+            control=control_tokens(tokenizer),
+            template_tags=template_tags(tokenizer),
+        )
+
     def ends_answer(self, token_id: int) -> bool:
         return token_id in self.end_token_ids
 
@@ -114,9 +134,11 @@ class TagSyntax:
     async def render_results(
         self, context: list[int], messages: Sequence[dict[str, Any]], answers: Sequence[ToolAnswer]
     ) -> RenderedResults:
-        """Encode each result once, its text as the characters that it is."""
-        results = (self._tool_text.encode_result(answer.text) for answer in answers)
-        return RenderedResults([number for result in results for number in result])
+        return RenderedResults([number for answer in answers for number in self.encode_result(answer.text)])
+
+    def encode_result(self, text: str) -> list[int]:
+        """Encode what a tool said, with its tags, once and as the characters that it is."""
+        return self._tool_text.encode_result(text)
 
     @functools.cached_property
     def _tool_text(self) -> ToolText:
