@@ -114,7 +114,7 @@ def test_a_set_up_in_order_passes_by_the_real_command(world, tmp_path):
         "model": "chat template makes",
     }.items():
         assert text in lines[name]
-    assert "17 checks in" in found.stdout and "0 failed" in found.stdout
+    assert "18 checks in" in found.stdout and "0 failed" in found.stdout
 
 
 def test_a_machine_alone_is_examined_without_words(monkeypatch):
