@@ -3,7 +3,7 @@
 import re
 
 from arpo_verl.data.checks import Row, extra_info
-from arpo_verl.reward.subject import is_mathematics
+from arpo_verl.reward.subject import subject_of
 
 ABILITY_MATH, ABILITY_QA = "math", "qa"
 
@@ -29,7 +29,7 @@ def ability_of(said: str) -> str | None:
 
 def ability_of_source(data_source: str) -> str | None:
     """Return `math` or `qa` for the name of a dataset that is known, or None."""
-    if is_mathematics(data_source):
+    if subject_of(data_source).is_mathematics:
         return ABILITY_MATH
     return ABILITY_QA if _QUESTIONS.search(data_source.casefold()) else None
 
@@ -42,7 +42,7 @@ def grading_doubt(row: Row) -> str | None:
     """
     extra, source = extra_info(row), str(row.get("data_source") or "")
     said, column = str(extra.get("ability") or "").strip(), str(row.get("ability") or "").strip()
-    is_maths = is_mathematics(source, extra)
+    is_maths = subject_of(source, said or None).is_mathematics
     as_what = "mathematics" if is_maths else "text"
     expected = "say math or qa in extra_info.ability, as `arpo-verl data convert` does (--ability)"
     if said:
