@@ -25,7 +25,7 @@ _CJK = "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
 _CJK += "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _LETTER = rf"[^\W_{_CJK}]"
 _TOKEN = re.compile(
-    rf"(?P<number>(?<!{_LETTER})[+-]?(?P<currency>[{re.escape(''.join(CURRENCIES))}])?[+-]?"
+    rf"(?P<number>(?<!{_LETTER})[+-]?(?: ?(?P<currency>[{re.escape(''.join(CURRENCIES))}]) ?)?[+-]?"
     rf"(?:\d+ +\d+/[1-9]\d*|\d{{1,3}}(?: \d{{3}})+(?:\.\d+)?|\.?\d+(?:[.,/]\d+)*(?:[eE][+-]?\d{{1,3}})?)"
     rf"(?![.,/]?{_LETTER}))"
     rf"|(?P<character>[{_CJK}])"
@@ -134,7 +134,7 @@ def _is_mark(character: str) -> bool:
 
 
 def _number_and_currency(token: str, currency: str | None) -> list[Compound]:
-    plain = token.replace(currency, "") if currency else token
+    plain = "".join(part.strip() for part in token.split(currency)) if currency else token
     value = number(plain)
     found: list[Compound] = [_Whole(plain) if value is None else value]
     return [*found, CURRENCIES[currency]] if currency else found
