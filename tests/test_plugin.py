@@ -101,9 +101,11 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 PPOTrainerSync.__init__ = lambda self, config: None
 for name in ("grpo", "gae"):
-    config = OmegaConf.create({"algorithm": {"adv_estimator": name}})
+    stock = {"algorithm": {"adv_estimator": name},
+             "actor_rollout_ref": {"rollout": {"name": "vllm", "agent": {"default_agent_loop": "tool_agent"}}}}
+    config = OmegaConf.create(stock)
     get_trainer_cls("sync")(config=config)
-    assert config == {"algorithm": {"adv_estimator": name}}
+    assert config == stock
 for arpo in ({}, {"entropy_source": "surprisal"}):
     rollout = {"rollout": {"name": "vllm", "n": 8, "agent": {}}}
     config = OmegaConf.create({"algorithm": {"adv_estimator": "arpo"}, "actor_rollout_ref": rollout, "arpo": arpo})
