@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from quickstart import marked, stop
 from runs import LEAVES, PROMPTS, Training, start
@@ -30,9 +31,16 @@ def wait_for_step(child: Training, folder: Path, after: int) -> None:
         time.sleep(0.1)
 
 
+def title_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return ""
+
+
 def kill(child: Training, title: str) -> None:
     """Kill the Ray actors of a class as the kernel does when memory runs out."""
-    actors = [process for process in marked(child.mark) if " ".join(process.cmdline()).startswith(f"ray::{title}")]
+    actors = [process for process in marked(child.mark) if title_of(process).startswith(f"ray::{title}")]
     assert actors, f"no process of a {title}"
     for actor in actors:
         actor.kill()
