@@ -2,7 +2,7 @@
 
 Ray reports the death of an actor to whoever waits for its answer. A step of verl's V1 trainer waits for something else,
 for rows in TransferQueue: an agent loop worker that dies in the middle never writes its rows, and a request to a dead
-TransferQueue is never answered (verl 0.9.1, `trainer/ppo/v1/replay_buffer.py`, `sample`; TransferQueue 0.1.8,
+TransferQueue is never answered (verl 0.9.1, `trainer/ppo/v1/replay_buffer.py`, `sample`; TransferQueue 0.1.11,
 `client.py`). So a thread asks the actors whether they live, and interrupts the main thread, wherever it waits.
 """
 

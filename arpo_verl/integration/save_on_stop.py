@@ -2,7 +2,8 @@
 
 verl saves every `trainer.save_freq` steps (verl 0.9.1, `trainer/ppo/v1/trainer_base.py`, `fit`); whatever ends a run in
 between loses the steps since. A state can be saved as long as the weights are those of a finished step: not from the
-first update of a step until its last one, and not when the processes that hold the weights are dead.
+first update of a step until its last one, not when the processes that hold the weights are dead, and in the modes other
+than `sync` not when TransferQueue is, of which a checkpoint is made there.
 """
 
 import logging
