@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole suite. Makes .venv if needed. Arguments go to pytest:
-#   bash tests/run.sh                  # everything, about half an hour on 2 cores
-#   bash tests/run.sh -m "not slow"    # without training runs and what waits for time-outs, about two minutes
+#   bash tests/run.sh                  # everything, about an hour on 2 cores
+#   bash tests/run.sh -m "not slow"    # without training runs and what waits for time-outs, about five minutes
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash recipes/install.sh
