@@ -94,7 +94,7 @@ def step(tq, mode: str, advantage: str, rewards: dict | None = None) -> tuple[di
     with initialize_config_module("arpo_verl.config", version_base=None):
         config = compose("arpo_trainer", overrides=[*overrides, "algorithm.norm_adv_by_std_in_grpo=False"])
     trainer = object.__new__(get_trainer_cls(mode))
-    trainer._is_ours, trainer._state = True, SaveOnStop(trainer)
+    trainer._is_ours, trainer._state, trainer._without_reward = True, SaveOnStop(trainer), set()
     trainer.config, trainer.parameter_sync_step, trainer.global_steps = config, 1, 1
     trainer.logger = types.SimpleNamespace(log=lambda data, step: None)
     batch = put(tq, rewards or {})
@@ -210,10 +210,10 @@ def test_the_leaves_of_a_prompt_that_fails_are_taken_back_and_no_others(transfer
     from arpo_verl.integration.worker import take_back
 
     for key in ("a_0_0", "a_1_0", "ab_0_0", "b_0_0"):
-        transfer_queue.kv_put(key=key, partition_id="train", fields={"uid": key}, tag={"status": "success"})
-    transfer_queue.kv_put(key="a", partition_id="train", tag={"status": "running", "is_prompt": True})
-    asyncio.run(take_back("a", "train"))
-    assert sorted(transfer_queue.kv_list("train")["train"]) == ["a", "ab_0_0", "b_0_0"]
-    asyncio.run(take_back("a", "train"))
-    transfer_queue.kv_clear(partition_id="train", keys=["a", "ab_0_0", "b_0_0"])
-    asyncio.run(take_back("a", "train"))
+        transfer_queue.kv_put(key=key, partition_id="own", fields={"uid": key}, tag={"status": "success"})
+    transfer_queue.kv_put(key="a", partition_id="own", tag={"status": "running", "is_prompt": True})
+    asyncio.run(take_back("a", "own"))
+    assert sorted(transfer_queue.kv_list("own")["own"]) == ["a", "ab_0_0", "b_0_0"]
+    asyncio.run(take_back("a", "own"))
+    transfer_queue.kv_clear(partition_id="own", keys=["a", "ab_0_0", "b_0_0"])
+    asyncio.run(take_back("a", "own"))
