@@ -47,6 +47,20 @@ def test_a_wait_without_progress_is_interrupted_wherever_it_waits(wait):
     assert time.monotonic() - start < 5
 
 
+def test_a_progress_that_cannot_be_told_does_not_end_the_watch():
+    calls = []
+
+    def progress() -> int:
+        calls.append(len(calls))
+        if len(calls) <= 3:
+            raise AttributeError("a sampler of somebody else's has no such counts")
+        return 1
+
+    with pytest.raises(RunStopped), watch(progress).watching():
+        time.sleep(10)
+    assert len(calls) > 3
+
+
 def test_progress_and_a_trainer_that_does_not_wait_are_left_alone():
     with watch(time.monotonic).watching():
         time.sleep(3 * STALL_SECONDS)

@@ -1,5 +1,6 @@
 """What the trainer decides without verl's queue: how much of a step is lost, the manager, and what an end saves."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -204,6 +205,25 @@ def test_dead_servers_do_not_keep_a_state_from_being_saved(trainer):
     trainer.begin(2)
     trainer.checkpoint_manager.sleep_replicas = fail
     assert "The state of step 1 is in" in trainer.state.save(are_leaves_bad=False)
+
+
+def test_hanging_servers_do_not_keep_a_state_from_being_saved(trainer, monkeypatch):
+    monkeypatch.setattr("arpo_verl.integration.save_on_stop.SLEEP_SECONDS", 0.05)
+    trainer.train(1)
+    trainer.begin(2)
+    trainer.checkpoint_manager.sleep_replicas = threading.Event().wait
+    assert "The state of step 1 is in" in trainer.state.save(are_leaves_bad=False)
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+def test_the_weights_of_a_saved_step_are_never_saved_over(tmp_path, mode):
+    """verl deletes a step that is saved twice where one checkpoint is to be kept."""
+    trainer = Trainer(tmp_path, mode)
+    trainer.train(1)
+    trainer._save_checkpoint()
+    trainer.begin(2)
+    assert "The state of step 1 is in" in trainer.state.save(are_leaves_bad=False)
+    assert trainer.events == ["save 1"]
 
 
 @pytest.mark.parametrize(("mode", "is_saved"), [("sync", True), ("colocate_async", False)])

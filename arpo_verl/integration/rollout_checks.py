@@ -28,8 +28,8 @@ def check_estimator(config: DictConfig) -> None:
 
     name = str(getattr(config.algorithm.adv_estimator, "value", config.algorithm.adv_estimator))
     known = sorted({ESTIMATOR, *ADV_ESTIMATOR_REGISTRY, *(estimator.value for estimator in AdvantageEstimator)})
-    if name in known:
-        return
+    if name in known or config.actor_rollout_ref.model.get("external_lib"):
+        return  # verl imports that library, which may register an estimator, only in its workers
     if meant := near_name(name, known):
         raise ValueError(
             f"algorithm.adv_estimator={name!r} is not known to verl; expected one of {', '.join(known)}: "

@@ -7,6 +7,7 @@ than `sync` not when TransferQueue is, of which a checkpoint is made there.
 """
 
 import logging
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:  # importing it registers our trainers, which import this
     from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 logger = logging.getLogger(__name__)
+
+SLEEP_SECONDS = 60.0
+"""How long inference servers may take to free their memory before a save."""
 
 
 class SaveOnStop:
@@ -112,18 +116,39 @@ class SaveOnStop:
             if are_leaves_bad:
                 requeue_finished_prompts(self._batch.partition_id)
         folder = Path(self._trainer.config.trainer.default_local_dir, f"global_step_{step}")
-        if not self._is_sync or self._saved_step != step:
+        if self._saved_step != step:
             self._save_checkpoint(step, folder)
+        elif are_leaves_bad and not self._is_sync:
+            self._save_queue(step, folder)
         is_found = self._trainer.config.trainer.resume_mode == "auto"
         how = "the same command" if is_found else f"trainer.resume_mode=resume_path, resume_from_path={folder}"
         return f"The state of step {step} is in {folder}; {how} goes on from there."
 
+    def _save_queue(self, step: int, folder: Path) -> None:
+        """Replace what a whole checkpoint has of the queue and of the place in the data, which go together.
+
+        Its weights stay: verl counts a step that is saved twice as two, and deletes the older of them, which is both.
+        """
+        tq.save_checkpoint(str(folder / "transfer_queue"), metadata={"global_steps": step})
+        torch.save(self._trainer.train_dataloader.state_dict(), folder / "data.pt")
+
     def _free_memory(self) -> None:
-        """Put the servers to sleep, as verl does before it saves: they hold the memory that the weights may need."""
-        try:
-            self._trainer.checkpoint_manager.sleep_replicas()
-        except Exception:  # a server may be what has died
-            logger.exception("the inference servers could not be put to sleep; saving all the same")
+        """Put the servers to sleep, as verl does before it saves: they hold the memory that the weights may need.
+
+        A server may be what has died or hangs, so it is waited for in another thread and not for ever.
+        """
+
+        def sleep() -> None:
+            try:
+                self._trainer.checkpoint_manager.sleep_replicas()
+            except Exception:
+                logger.exception("the inference servers could not be put to sleep; saving all the same")
+
+        sleeping = threading.Thread(target=sleep, name="servers to sleep", daemon=True)
+        sleeping.start()
+        sleeping.join(SLEEP_SECONDS)
+        if sleeping.is_alive():
+            logger.error("the inference servers did not go to sleep in %g s; saving all the same", SLEEP_SECONDS)
 
     def _save_checkpoint(self, step: int, folder: Path) -> None:
         trainer = self._trainer

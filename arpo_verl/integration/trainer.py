@@ -106,11 +106,15 @@ class ArpoTrainer(PPOTrainer):
         return tuple(sum(map(len, list(kind.values()))) for kind in kinds)
 
     def _stop(self, are_leaves_bad: bool, is_queue_dead: bool = False) -> str:
-        """Log what the step has measured, save, and return in words what is saved."""
+        """Save, log what the step has measured, and return in words what is saved."""
+        where = self._state.save(are_leaves_bad, is_queue_dead)
         numbers = {name: value for name, value in self._measured.items() if isinstance(value, (int, float))}
-        if numbers:
-            self.logger.log(data=numbers, step=self.global_steps)
-        return self._state.save(are_leaves_bad, is_queue_dead)
+        try:
+            if numbers:
+                self.logger.log(data=numbers, step=self.global_steps)
+        except Exception:  # the error that ends the run is the one to report
+            logger.exception("what step %d has measured could not be logged", self.global_steps)
+        return where
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
