@@ -16,10 +16,13 @@ END_SECONDS = 60
 
 
 def logged(folder: Path) -> dict[int, dict[str, float]]:
-    """Return what each step of the last run has logged; verl's file logger begins the file anew."""
+    """Return what each finished step of the last run has logged; verl's file logger begins the file anew.
+
+    A step in which the run is stopped logs what it has measured too, without the time of a whole step.
+    """
     file = folder / "metrics.jsonl"
     entries = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {entry["step"]: entry["data"] for entry in entries if entry["step"] > 0}
+    return {entry["step"]: entry["data"] for entry in entries if "timing_s/step" in entry["data"]}
 
 
 def wait_for_step(child: Training, folder: Path, after: int) -> None:
