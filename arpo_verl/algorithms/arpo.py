@@ -54,47 +54,36 @@ def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the advantages of all leaves of a batch, and the returns, which equal them: there is no critic.
 
-    Tensors may be of any real type and lie on any device; numpy arrays and lists of numbers are taken as well. Nothing
-    is written to, and no gradient flows through the result.
+    Tensors may be of any real type and device, numpy arrays or lists of numbers; no gradient flows through the result.
 
     Args:
-        token_level_rewards: reward of each token; a leaf's reward is the sum over its row.
-            Shape (batch, response_length).
-        response_mask: 1 where the policy sampled the token, 0 for tool results and padding.
-            Shape (batch, response_length).
+        token_level_rewards: shape (batch, response_length); a leaf's reward is the sum over its row.
+        response_mask: 1 for sampled tokens, 0 for tool results and padding; shape (batch, response_length).
         index: the prompt's id of each row: numbers, strings, tuples, in any order and mixed. Length batch.
         segment_ids: two rows of one prompt share token t if and only if their ids are equal at t; -1 is padding, which
-            gets the advantage 0. Fastest where rows that share an id share all tokens that have it, as those of
-            `arpo_verl.algorithms.segments` do. Shape (batch, response_length). Needed in hard mode, else ignored.
+            gets the advantage 0. Shape (batch, response_length). Needed in hard mode; fastest as
+            `arpo_verl.algorithms.segments` makes them.
         mode: `soft` or `hard`.
-        norm_by_std: divide by the group's standard deviation (GRPO) or not (Dr. GRPO, arXiv 2503.20783).
-        epsilon: added to the standard deviation.
-        is_excluded: rows that take no part in their group's mean and deviation nor in the mean over a shared token's
-            leaves, and whose own advantage is 0, whatever their reward. Shape (batch,), truths or 0 and 1.
+        norm_by_std, epsilon: divide by the group's deviation plus epsilon (GRPO) or not (Dr. GRPO, arXiv 2503.20783).
+        is_excluded: rows that count in no mean and have the advantage 0. Shape (batch,), truths or 0 and 1.
         config: verl's `algorithm` group or None; where its `norm_adv_by_std_in_grpo` is false, nothing is divided.
 
     Returns:
-        (advantages, returns), both of shape (batch, response_length) and on the rewards' device, zero where
-        `response_mask` is 0; of 64 bits where the rewards are, else of 32. The only leaf of a prompt keeps its reward
-        as advantage, as in verl's `grpo`; the only one that is left of several has the advantage 0.
-
-        A row whose reward is not a finite number is left out like an excluded one, with a warning in the log. Its
-        mask is the caller's: empty it, lest its tokens count in the loss's denominator.
+        (advantages, returns), shape (batch, response_length), on the rewards' device, zero where `response_mask` is 0;
+        of 64 bits where the rewards are, else of 32. The only leaf of a prompt keeps its reward as advantage, as in
+        verl's `grpo`; the only one left of several has 0. A row whose reward is not finite is left out like an
+        excluded one, with a warning; empty its mask, lest its tokens count in the loss's denominator.
 
     Raises:
-        ValueError: an unknown mode, hard mode without `segment_ids`, shapes that do not match, or an argument that is
-            not what is described here; the message names it.
+        ValueError: an argument is not what is described here; the message names it.
     """
-    rewards = as_tensor("token_level_rewards", token_level_rewards)
-    mask = as_tensor("response_mask", response_mask, rewards.device)
-    tensors = {"token_level_rewards": rewards, "response_mask": mask}
-    if segment_ids is not None:
-        tensors["segment_ids"] = as_integers("segment_ids", segment_ids, rewards.device)
+    tensors = _tensors(token_level_rewards, response_mask, segment_ids)
     _check(tensors, mode, epsilon)
+    rewards, mask = tensors["token_level_rewards"], tensors["response_mask"]
     group = group_numbers(index, len(rewards), rewards.device)
     is_counted = ~as_flags("is_excluded", is_excluded, len(rewards), rewards.device)
     scores = _scores(rewards)
-    is_counted = is_counted & _is_usable(scores, is_counted)
+    is_counted &= _is_usable(scores, is_counted)
     scores = scores.masked_fill(~is_counted, 0.0)
     advantage = _group_relative(scores, group, is_counted, divides_by_std(norm_by_std, config), epsilon)
     dtype = torch.promote_types(rewards.dtype, torch.float32)
@@ -103,6 +92,16 @@ def compute_arpo_advantage(  # noqa: PLR0913  the signature that users import
     else:
         advantages = _mean_over_leaves(advantage, is_counted, tensors["segment_ids"], group, dtype).mul_(mask)
     return advantages, advantages
+
+
+def _tensors(rewards: object, mask: object, segment_ids: object) -> dict[str, torch.Tensor]:
+    """Return the arguments of shape (batch, response_length) by name, on the device of the rewards."""
+    tensors = {"token_level_rewards": as_tensor("token_level_rewards", rewards)}
+    device = tensors["token_level_rewards"].device
+    tensors["response_mask"] = as_tensor("response_mask", mask, device)
+    if segment_ids is not None:
+        tensors["segment_ids"] = as_integers("segment_ids", segment_ids, device)
+    return tensors
 
 
 def _check(tensors: dict[str, torch.Tensor], mode: str, epsilon: float) -> None:

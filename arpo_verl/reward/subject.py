@@ -129,10 +129,10 @@ def subject_of(data_source: str, ability: str | None = None) -> Subject:
 
 @functools.cache
 def _warn_of_guess(data_source: str, ability: str | None) -> None:
-    known = "extra_info.ability" if ability is None else f"extra_info.ability={ability!r}"
+    said = "there is no extra_info.ability" if ability is None else f"extra_info.ability={ability!r} says neither"
     logger.warning(
-        "the answers of data_source=%r are compared as text, which is a guess: the name is not known and %s says "
-        "nothing of it; expected extra_info.ability=math or qa: add it to the rows",
+        "the answers of data_source=%r are compared as text, which is a guess: the name is not known and %s; expected "
+        "extra_info.ability=math or qa: add it to the rows",
         data_source,
-        known if ability is not None else f"no {known}",
+        said,
     )
