@@ -8,6 +8,15 @@ from arpo_tools.local_search import LocalSearch
 from arpo_tools.open_python import open_python
 from arpo_tools.python_interpreter import PythonInterpreter
 from arpo_tools.search import open_search
-from arpo_tools.tool import Tool, ToolResult, ToolStatus
+from arpo_tools.tool import ArgumentError, Tool, ToolResult, ToolStatus
 
-__all__ = ["LocalSearch", "PythonInterpreter", "Tool", "ToolResult", "ToolStatus", "open_python", "open_search"]
+__all__ = [
+    "ArgumentError",
+    "LocalSearch",
+    "PythonInterpreter",
+    "Tool",
+    "ToolResult",
+    "ToolStatus",
+    "open_python",
+    "open_search",
+]

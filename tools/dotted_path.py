@@ -1,4 +1,4 @@
-"""Loads what somebody has written himself by its dotted path, `module.name` or `package.module.name`."""
+"""Loads a user's own class or function by its dotted path: `module.name`, `package.module.name` or `module:name`."""
 
 import importlib
 import os
@@ -6,9 +6,15 @@ from typing import Any
 
 
 def is_dotted(name: str) -> bool:
-    """Whether a name is a dotted path and none of the names that we know ourselves."""
-    first, dot, last = name.rpartition(".")
-    return bool(dot) and all(part.isidentifier() for part in [*first.split("."), last])
+    """Tell whether a name is a dotted path, as opposed to one of the built-in names."""
+    module_name, attribute = _split(name)
+    return bool(module_name) and all(part.isidentifier() for part in [*module_name.split("."), attribute])
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Return the module and the name in it, as the last colon or else the last dot parts them."""
+    module_name, _, attribute = path.rpartition(":" if ":" in path else ".")
+    return module_name, attribute
 
 
 def load(path: str, what: str) -> Any:
@@ -21,11 +27,11 @@ def load(path: str, what: str) -> Any:
     Raises:
         ValueError: there is no such module, it can't be imported, or it has no such name.
     """
-    module_name, _, name = path.rpartition(".")
+    module_name, name = _split(path)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        # Whatever a module of somebody else's raises when it is imported.
+        # A user's module may raise anything when it is imported.
         raise ValueError(
             f"{what} {path!r}: the module {module_name!r} can't be imported ({type(error).__name__}: {error}); "
             f"expected a dotted path such as my_module.my_name: correct it, or put the module's folder on PYTHONPATH "

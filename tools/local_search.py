@@ -1,14 +1,14 @@
 """Full-text search over a JSONL corpus: no server, no key.
 
-A corpus has one document a line: {"contents": text} with an optional "title". Ranking is BM25; `search/index.py` says
-by which engine, and `search/words.py` what a word is.
+A corpus has one document a line: {"contents": text} with an optional "title". Ranking is BM25; `search/open_index.py`
+says by which engine, and `search/words.py` what a word is.
 """
 
 from pathlib import Path
 
 from arpo_tools.search.corpus import CorpusError
 from arpo_tools.search.local import LocalBackend
-from arpo_tools.search.tool import Display, SearchTool
+from arpo_tools.search.tool import BackendSearch, Display
 from arpo_tools.tool import ToolResult
 
 __all__ = ["CorpusError", "LocalSearch"]
@@ -36,7 +36,7 @@ class LocalSearch:
         """
         self.name = name
         display = Display(max_passage_chars)
-        self._tool = SearchTool(LocalBackend(corpus, engine), name, top_k, display)
+        self._tool = BackendSearch(LocalBackend(corpus, engine), name, top_k, display)
 
     async def run(self, text: str) -> ToolResult:
         """Search for any of the words of `text`."""

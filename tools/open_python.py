@@ -1,4 +1,4 @@
-"""From the options of a configuration to a Python tool, on this machine or on a server."""
+"""Opens a Python tool from the options of a configuration, on this machine or on a server."""
 
 from typing import TYPE_CHECKING, Any, Union
 

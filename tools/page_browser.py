@@ -1,9 +1,9 @@
-"""The page browser: an address to the text of the page, HTML or PDF.
+"""The page browser: returns the text of the page at an address, HTML or PDF.
 
 What is covered: only http and https; only public addresses, checked where the connection is made and for each redirect
-(`page_guard.py`); limits on time, bytes and types (`page_fetch.py`); documents are read in processes that are killed
-when they take too long (`page_worker.py`). What is not covered: pages that need JavaScript, a login or a proxy; what a
-page says is for the model to believe or not.
+(`pages/address_guard.py`); limits on time, bytes and types (`pages/fetch.py`); documents are read in processes that are
+killed when they take too long (`pages/worker_pool.py`). What is not covered: pages that need JavaScript, a login or a
+proxy; what a page says is for the model to believe or not.
 """
 
 import asyncio
@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from arpo_tools.cache import CacheKey, SearchCache
-from arpo_tools.page_address import wanted
-from arpo_tools.page_fetch import FetchLimits, Page, PageError, PageFetcher, checked_url
-from arpo_tools.page_guard import AddressGuard
-from arpo_tools.page_summary import Summarizer, SummaryOptions
-from arpo_tools.page_worker import PageText, PageWorkerError, WorkerPool
+from arpo_tools.http.service import ServiceError
+from arpo_tools.pages.address import parse_page_query
+from arpo_tools.pages.address_guard import AddressGuard
+from arpo_tools.pages.fetch import FetchLimits, Page, PageError, PageFetcher, checked_url
+from arpo_tools.pages.summary import Summarizer, SummaryOptions
+from arpo_tools.pages.worker_pool import PageText, PageWorkerError, WorkerPool
+from arpo_tools.passage import Passage
 from arpo_tools.redaction import log_failure, redact
-from arpo_tools.search.passage import Passage, SearchError
 from arpo_tools.tool import ToolResult, ToolStatus
 
 logger = logging.getLogger(__name__)
 
 _MOST_CHARS = 200_000
-"""Of a page that are kept and cached."""
+"""Characters of a page that are kept and cached."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,16 @@ class BrowserOptions:
 
     name: str = "browse"
     max_chars: int = 10_000
-    """What the model sees of a page at most; the cut is marked."""
+    """Characters of a page that the model sees at most; a cut is marked."""
     fetch_seconds: float = 20.0
-    """Of the fetch as a whole: lookup, redirects and body."""
+    """Time for the fetch as a whole: lookup, redirects and body."""
     read_seconds: float = 5.0
-    """Of reading the document; a page that takes longer is read once more, without leaving out navigation."""
+    """Time for reading the document; a page that takes longer is read once more, without leaving out navigation."""
     workers: int = 2
     max_html_bytes: int = 2 << 20
     max_pdf_bytes: int = 20 << 20
     allowed_networks: Sequence[str] = ()
-    """Networks that may be reached although they are not public, such as that of a wiki in one's own house."""
+    """Networks that may be reached although they are not public, such as that of an internal wiki."""
     cache: str | None = None
     """Path of a cache file, which may be the search's."""
     summarizer: Mapping[str, Any] | None = None
@@ -86,33 +87,33 @@ class PageBrowser:
 
     async def run(self, text: str) -> ToolResult:
         """Read the page at the address in `text`. Never raises but for cancellation."""
-        asked = wanted(text)
+        query = parse_page_query(text)
         try:
-            page = await self._first_page(asked.addresses)
+            page = await self._first_page(query.addresses)
             if (page.text or "").strip() and self._summarizer is not None:
-                return await self._summary(self._summarizer, page, asked.question)
-        except (PageError, SearchError) as error:
+                return await self._summary(self._summarizer, page, query.question)
+        except (PageError, ServiceError) as error:
             return ToolResult(f"Error: {error}", error.status)
         except Exception as error:
-            # Where the tool meets the world: whatever a page makes a library raise must not reach the rollout.
+            # At the tool's boundary: whatever a page makes a library raise must not reach the rollout.
             log_failure(logger, "the page browser failed")
             return ToolResult(
                 f"Error: the page browser failed: {type(error).__name__}", ToolStatus.INFRASTRUCTURE_ERROR
             )
         if not (page.text or "").strip():
             return ToolResult(f"{page.title}\nThe page has no text.".lstrip(), ToolStatus.EMPTY)
-        return ToolResult(self._shown(page))
+        return ToolResult(self._display_text(page))
 
     async def _summary(self, summarizer: Summarizer, page: Passage, question: str) -> ToolResult:
         """Return the summary; without one the page itself, and a status that is counted."""
         try:
             summary = await summarizer.summarize(page.text or "", question)
-        except SearchError as error:
+        except ServiceError as error:
             logger.warning("%s", redact(str(error)))
-            return ToolResult(f"(no summary)\n{self._shown(page)}", error.status)
+            return ToolResult(f"(no summary)\n{self._display_text(page)}", error.status)
         return ToolResult(f"{page.title}\n{page.url}\n\n{summary}"[: self.options.max_chars].lstrip())
 
-    def _shown(self, page: Passage) -> str:
+    def _display_text(self, page: Passage) -> str:
         text = page.text or ""
         cut = "\n...(page cut)" if len(text) > self.options.max_chars else ""
         return f"{page.title}\n{page.url}\n\n{text[: self.options.max_chars]}{cut}".lstrip()
@@ -154,18 +155,18 @@ class PageBrowser:
 
     async def _read(self, page: Page) -> PageText:
         try:
-            found = await self._ask(page, is_thorough=True)
+            found = await self._read_by_worker(page, is_thorough=True)
         except PageWorkerError as error:
             if page.kind == "pdf":
                 raise PageError(f"the PDF can't be read: {error}", ToolStatus.LIMIT) from None
             try:
-                found = await self._ask(page, is_thorough=False)
+                found = await self._read_by_worker(page, is_thorough=False)
             except PageWorkerError:
                 raise PageError(f"the page can't be read: {error}", ToolStatus.LIMIT) from None
         if found.error:
             raise PageError(f"the {page.kind} can't be read: {found.error}")
         return found
 
-    async def _ask(self, page: Page, is_thorough: bool) -> PageText:
+    async def _read_by_worker(self, page: Page, is_thorough: bool) -> PageText:
         request = {"kind": page.kind, "charset": page.charset, "is_thorough": is_thorough}
         return await self._workers.read(request, page.data, self.options.read_seconds)

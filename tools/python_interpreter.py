@@ -1,4 +1,4 @@
-"""Run model-written Python in a warm process of its own, behind walls.
+"""Run model-written Python in an isolated process, forked from a warm one.
 
 What is covered: a program starts in a few milliseconds with NumPy and SymPy imported, knows nothing of other calls and
 leaves nothing behind. By default it has no network, no environment, no file but Python's own, nothing it can write, no
@@ -8,12 +8,12 @@ last expression is shown as in a notebook.
 
 What is not covered: faults of the kernel, and what one program can find out about the machine by measuring time, or by
 asking whether a path exists. Nothing is kept from call to call: sessions that keep variables are not offered. Where a
-wall can't be had the next weaker step is taken with a warning, unless `isolation` is `strict`.
+layer of isolation can't be had the next weaker level is taken with a warning, unless `isolation` is `strict`.
 
 What calls share: they are forks of one process, so that addresses of memory and the hash seed of texts are the same in
 all of them. The seed is 0, in every helper and run: a set of texts has one order. It can't be changed in a fork, as
 every text that exists has its hash; `fresh_interpreter` starts a new Python for each call instead. Generators of random
-numbers are seeded afresh in each call. Beyond that they see the same machine: its clocks, load and process numbers, the
+numbers are seeded anew in each call. Beyond that they see the same machine: its clocks, load and process numbers, the
 access times of Python's files, and with `scratch_mb` each other's locks on them.
 
 Who runs programs: the user of this process, without privileges. Root is one who can't open other users' private
@@ -34,10 +34,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arpo_tools.loop_local import LoopLocal
-from arpo_tools.sandbox.client import Ending, HelperClient, HelperError, HelperGone, start_best
+from arpo_tools.sandbox.client import ExecutionResult, HelperClient, HelperError, HelperGone, start_best
 from arpo_tools.sandbox.launch import PRELOADED, make_plan
 from arpo_tools.sandbox.libraries import DESCRIPTION, USUAL, import_errors, libraries_sentence
-from arpo_tools.sandbox.limits import CallLimits
+from arpo_tools.sandbox.limits import ProgramLimits
 from arpo_tools.sandbox.plan import Plan, SandboxReport
 from arpo_tools.sandbox.probe import SandboxUnavailable, probe
 from arpo_tools.sandbox.program import IMPORT_EXIT, LIMIT_EXIT
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 _LARGEST_LIMIT = 1 << 40
 """In MB or seconds: below it, every limit fits the kernel's 64 bits."""
 _MOST_CHILDREN = 256
-"""Of one helper: their messages fit the buffer of a socket at the same time."""
+"""Children of one helper: their messages fit the buffer of a socket at the same time."""
 _MOST_HELPERS = 3
 """Helpers that one call is offered to."""
 _ISOLATIONS = ("auto", "strict", "limits")
@@ -72,15 +72,15 @@ class PythonInterpreter:
     file_mb: int = 16
     """Size of one written file (`RLIMIT_FSIZE`), in MB; nothing can be written unless there is a scratch directory."""
     max_output_chars: int = 10_000
-    """What the model sees at most; a program that prints much more is stopped, and the cut is marked."""
+    """Characters that the model sees at most; a program that prints much more is stopped, and a cut is marked."""
     scratch_mb: int = 0
     """Size of the directory that a program starts in and may write to, in MB of memory; 0: it is empty and read-only.
 
     It is a file system of the call's own and vanishes with it. It needs user namespaces, and landlock of ABI 3.
     """
     isolation: str = "auto"
-    """`auto`: the strongest walls that this machine allows; `strict`: landlock and seccomp, or the constructor raises;
-    `limits`: resource limits only, for programs that are trusted."""
+    """`auto`: the strongest isolation that this machine allows; `strict`: landlock and seccomp, or the constructor
+    raises; `limits`: resource limits only, for programs that are trusted."""
     max_children: int = 32
     """Calls that run at a time; more wait for their turn, which doesn't count against their wall-clock limit. Together
     they may take `max_children` times `memory_mb`; when memory runs out, the kernel ends them before anything else."""
@@ -90,7 +90,7 @@ class PythonInterpreter:
     They are imported before programs start, by the helper with this user's rights; the constructor raises if one can't
     be imported. None: NumPy and SymPy are, and
     of `arpo_tools.sandbox.libraries.USUAL` those that can be imported are promised. All else that is installed beside
-    this Python can be imported too; a list is a promise and no wall.
+    this Python can be imported too; a list is a promise and no restriction.
     """
     fresh_interpreter: bool = False
     """Start a new Python for each call, with a hash seed and addresses of its own: 0.5 s of processor time a call."""
@@ -100,10 +100,10 @@ class PythonInterpreter:
     _fresh_slots: LoopLocal[asyncio.Semaphore] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the limits, with `isolation="strict"` the walls, and the libraries if there is a list.
+        """Check the limits, with `isolation="strict"` that it can be had, and the libraries if there is a list.
 
         Raises:
-            ValueError: a limit or `isolation` is none, or a library can't be imported.
+            ValueError: a limit or `isolation` has no valid value, or a library can't be imported.
             SandboxUnavailable: what `strict` asks for can't be had; the message says why and what to do.
         """
         for limit in dataclasses.fields(self):
@@ -133,15 +133,15 @@ class PythonInterpreter:
         if not text.strip():
             return ToolResult("Error: no code was given.", ToolStatus.MODEL_ERROR)
         try:
-            ending = await self._ending_of(text.encode("utf-8", "replace"))
-            note = await asyncio.to_thread(self._import_note) if ending.exit_code == IMPORT_EXIT else ""
-            return self._result(ending, note)
+            executed = await self._execute(text.encode("utf-8", "replace"))
+            note = await asyncio.to_thread(self._import_note) if executed.exit_code == IMPORT_EXIT else ""
+            return self._result(executed, note)
         except (HelperError, OSError) as error:
             return ToolResult(f"Error: {error}", ToolStatus.INFRASTRUCTURE_ERROR)
 
     @property
     def description(self) -> str:
-        """What the tool does, for a model, with the libraries that there are; the first time it takes a second."""
+        """The description of the tool for a model, with the available libraries; the first time it takes a second."""
         return f"{DESCRIPTION} {libraries_sentence(self.known_libraries())}"
 
     def known_libraries(self) -> list[str]:
@@ -170,8 +170,8 @@ class PythonInterpreter:
                     f"is installed beside {sys.executable}: install it, or take it from the list"
                 )
 
-    async def _ending_of(self, source: bytes) -> Ending:
-        """Run a program; a helper that dies while it waits for its turn is replaced."""
+    async def _execute(self, source: bytes) -> ExecutionResult:
+        """Run a program; a helper that ends before the program begins is replaced."""
         # A character has at most four bytes in UTF-8.
         max_output_bytes = 4 * self.max_output_chars + 4
         if self.fresh_interpreter:
@@ -191,7 +191,7 @@ class PythonInterpreter:
         raise failure
 
     async def start(self) -> SandboxReport:
-        """Start the helper on the running loop unless there is one, and return how well programs are walled in.
+        """Start the helper on the running loop unless there is one, and return how well programs are isolated.
 
         Raises:
             HelperError: it can't be started.
@@ -200,15 +200,15 @@ class PythonInterpreter:
         return report
 
     def close(self) -> None:
-        """Stop the helper of every loop. Calls in flight end with an infrastructure error; a later call starts anew."""
+        """Stop the helper of every loop. Calls in flight are infrastructure failures; a later call starts a new one."""
         _close_all(self._starting)
 
     def _plan(self) -> Plan:
-        limits = CallLimits(self.timeout_seconds, self.cpu_seconds, self.memory_mb, self.file_mb, self.scratch_mb)
+        limits = ProgramLimits(self.timeout_seconds, self.cpu_seconds, self.memory_mb, self.file_mb, self.scratch_mb)
         return make_plan(limits, self.isolation, PRELOADED if self.libraries is None else self.libraries)
 
     async def _helper(self) -> tuple[HelperClient, SandboxReport]:
-        """Return the helper of the running loop, started if there is none that can be used."""
+        """Return the helper of the running loop; start one if there is none that can be used."""
         loop = asyncio.get_running_loop()
         starting = self._starting.get(loop)
         if starting is None or (starting.done() and not _is_usable(starting)):
@@ -222,22 +222,22 @@ class PythonInterpreter:
                 raise HelperError("the interpreter was closed while it started") from None
             raise
 
-    def _result(self, ending: Ending, note: str = "") -> ToolResult:
-        text = ending.output.decode("utf-8", "replace").rstrip()
-        is_cut = ending.is_cut or len(text) > self.max_output_chars
+    def _result(self, executed: ExecutionResult, note: str = "") -> ToolResult:
+        text = executed.output.decode("utf-8", "replace").rstrip()
+        is_cut = executed.is_cut or len(text) > self.max_output_chars
         if is_cut:
             text = text[: self.max_output_chars] + "\n...(output cut)"
-        if ending.is_timeout:
+        if executed.is_timeout:
             note = f"TimeoutError: the call took longer than {self.timeout_seconds:g} s"
             return ToolResult(f"{text}\n{note}".lstrip(), ToolStatus.TIMEOUT)
         # A program that ignores SIGXCPU is killed a second later.
-        is_killed = ending.exit_code == -signal.SIGKILL and ending.cpu_seconds >= self.cpu_seconds
-        if ending.exit_code == -signal.SIGXCPU or is_killed:
+        is_killed = executed.exit_code == -signal.SIGKILL and executed.cpu_seconds >= self.cpu_seconds
+        if executed.exit_code == -signal.SIGXCPU or is_killed:
             return ToolResult(f"{text}\nError: the CPU limit is {self.cpu_seconds} s".lstrip(), ToolStatus.LIMIT)
-        if is_cut or ending.exit_code == LIMIT_EXIT:
+        if is_cut or executed.exit_code == LIMIT_EXIT:
             return ToolResult(text, ToolStatus.LIMIT)
-        if ending.exit_code != 0:
-            message = text or f"Error: the process ended with code {ending.exit_code}"
+        if executed.exit_code != 0:
+            message = text or f"Error: the process ended with code {executed.exit_code}"
             return ToolResult(f"{message}\n{note}".rstrip(), ToolStatus.MODEL_ERROR)
         return ToolResult(text, ToolStatus.OK) if text else ToolResult("(no output)", ToolStatus.EMPTY)
 
@@ -245,7 +245,7 @@ class PythonInterpreter:
 def _checked_names(names: Any) -> tuple[str, ...]:
     """
     Raises:
-        ValueError: they are no import names.
+        ValueError: one is not an import name.
     """
     found = (names,) if isinstance(names, str) else tuple(names)
     for name in found:

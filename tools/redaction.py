@@ -1,10 +1,10 @@
 """The one redaction for every text that leaves a tool, a log line or a line of the doctor's report.
 
 Two kinds of text need different care. A *message* (an error, a log line) is ours or a library's: everything that looks
-like a credential is struck out, whoever it belongs to. *Content* (passages, pages) is what was asked for: only the
-service's own secrets are struck out, because a page may well explain what `https://user:password@host` means.
+like a credential is redacted, whoever it belongs to. *Content* (passages, pages) is what was asked for: only the
+service's own secrets are redacted, because a page may well explain what `https://user:password@host` means.
 
-What is not covered: a secret that somebody has changed, cut or encoded in a way that is not listed in `_spellings`.
+What is not covered: a secret that was changed, cut or encoded in a way that is not listed in `_spellings`.
 """
 
 import base64
@@ -18,12 +18,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
 
-STRUCK = "***"
+REDACTED = "***"
 
 _LEAST_IN_MESSAGES = 3
-"""Characters of a secret that is looked for in messages: `a` would strike out every a."""
+"""Characters that a secret must have to be redacted in messages: `a` would redact every a."""
 _LEAST_IN_CONTENT = 6
-"""The same in content, which words such as `admin` must not fall out of."""
+"""The same in content, where words such as `admin` must stay."""
 
 # The credentials before a host: `//user:password@`. The second form is for passwords with an unescaped slash.
 _USER_INFO = re.compile(
@@ -51,7 +51,7 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 _KEY = re.compile(r"\b(?:sk|pk|rk|tvly|hf|ghp|gho|xox[abp])[-_][A-Za-z0-9_-]{12,}")
-"""Keys that a service's own mark tells."""
+"""Keys that begin with a service's own prefix."""
 _SCHEME = re.compile(r"\b(Bearer|Basic|Digest)\s+(?=\S*[\d=._-])[A-Za-z0-9._~+/=-]{4,}")
 _IS_SECRET_NAME = re.compile(rf"{_SECRET_NAME}\Z", re.IGNORECASE)
 
@@ -59,14 +59,14 @@ _IS_SECRET_NAME = re.compile(rf"{_SECRET_NAME}\Z", re.IGNORECASE)
 def redact(text: str, secrets: "Secrets | None" = None) -> str:
     """Return a message without credentials: those of URLs, headers and named fields, and the given secrets."""
     if secrets is not None:
-        text = secrets.struck_from_message(text)
-    text = _USER_INFO.sub(f"{STRUCK}@", text)
-    text = _HEADER.sub(rf"\1\2{STRUCK}", text)
-    text = _KEY.sub(STRUCK, text)
-    text = _QUOTED.sub(rf"\1\2\1\3\4\5{STRUCK}\5", text)
-    text = _ASSIGNED.sub(rf"\1={STRUCK}", text)
-    text = _NAMED.sub(rf"\1\2{STRUCK}", text)
-    return _SCHEME.sub(rf"\1 {STRUCK}", text)
+        text = secrets.redact_message(text)
+    text = _USER_INFO.sub(f"{REDACTED}@", text)
+    text = _HEADER.sub(rf"\1\2{REDACTED}", text)
+    text = _KEY.sub(REDACTED, text)
+    text = _QUOTED.sub(rf"\1\2\1\3\4\5{REDACTED}\5", text)
+    text = _ASSIGNED.sub(rf"\1={REDACTED}", text)
+    text = _NAMED.sub(rf"\1\2{REDACTED}", text)
+    return _SCHEME.sub(rf"\1 {REDACTED}", text)
 
 
 def without_credentials(url: str) -> str:
@@ -75,11 +75,11 @@ def without_credentials(url: str) -> str:
     beginning, question_mark, query = url.partition("?")
     if not question_mark:
         return url
-    return beginning + "?" + "&".join(f"{part.partition('=')[0]}={STRUCK}" for part in query.split("&") if part)
+    return beginning + "?" + "&".join(f"{part.partition('=')[0]}={REDACTED}" for part in query.split("&") if part)
 
 
 def without_user_info(url: str) -> str:
-    """Return a URL that somebody else may open: without user name and password, its query as it is."""
+    """Return a URL that may be shown and opened by others: without user name and password, its query as it is."""
     return _USER_INFO.sub("", url, count=1)
 
 
@@ -99,15 +99,15 @@ def log_failure(logger: logging.Logger, message: str, secrets: "Secrets | None" 
 
 @dataclass(frozen=True, repr=False)
 class Secrets:
-    """What a service must not see shown: its key, and what its URL holds."""
+    """The secrets of a service: its key, and what its URL holds."""
 
     values: frozenset[str] = frozenset()
     """Secrets that no text may hold."""
     names: frozenset[str] = frozenset()
-    """User names: struck from messages, but left in content, where `admin` may be a word."""
+    """User names: redacted in messages, but left in content, where `admin` may be a word."""
 
     @classmethod
-    def of(cls, url: str = "", keys: Iterable[str] = ()) -> "Secrets":
+    def of_service(cls, url: str = "", keys: Iterable[str] = ()) -> "Secrets":
         """Return the secrets of a service with this URL and these keys."""
         values = {key for key in keys if key}
         names: set[str] = set()
@@ -125,13 +125,13 @@ class Secrets:
                 values.add(value)
         return cls(frozenset(values), frozenset(names))
 
-    def struck_from_message(self, text: str) -> str:
+    def redact_message(self, text: str) -> str:
         """Return a message without any of the secrets."""
-        return _struck(text, self.values | self.names, _LEAST_IN_MESSAGES)
+        return _redact(text, self.values | self.names, _LEAST_IN_MESSAGES)
 
-    def struck_from_content(self, text: str) -> str:
+    def redact_content(self, text: str) -> str:
         """Return content without the secrets that are too long to be an ordinary word."""
-        return _struck(text, self.values, _LEAST_IN_CONTENT)
+        return _redact(text, self.values, _LEAST_IN_CONTENT)
 
     def __repr__(self) -> str:
         return f"Secrets({len(self.values) + len(self.names)})"
@@ -148,9 +148,9 @@ def _parts(url: str) -> tuple[str, str, str]:
     return (user, password, parts.query) if at_sign else ("", "", parts.query)
 
 
-def _struck(text: str, secrets: Iterable[str], least: int) -> str:
+def _redact(text: str, secrets: Iterable[str], least: int) -> str:
     pattern = _pattern(frozenset(secrets), least)
-    return pattern.sub(STRUCK, text) if pattern else text
+    return pattern.sub(REDACTED, text) if pattern else text
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,6 +1,6 @@
 """Run model-written Python on a server that speaks SandboxFusion's HTTP API, instead of on this machine.
 
-For machines that can't wall programs in, and for those who don't want them beside the training. The server decides what
+For machines that can't isolate programs, and for those who don't want them beside the training. The server decides what
 a program may do and which libraries it finds; here are the request, its retries, and the results of the local tool.
 What a program prints, and how it ended, are the server's word. Sessions that keep variables are not offered.
 """
@@ -14,17 +14,17 @@ from typing import Any
 import aiohttp
 import stamina
 
+from arpo_tools.http.service import url_at
 from arpo_tools.redaction import Secrets, is_web_url, redact, without_credentials
 from arpo_tools.sandbox import program_text
 from arpo_tools.sandbox.libraries import DESCRIPTION, libraries_sentence
 from arpo_tools.sandbox.program import IMPORT_EXIT, LIMIT_EXIT
-from arpo_tools.search.http import url_at
 from arpo_tools.tool import ToolResult, ToolStatus
 
 _RETRIED = frozenset({429, 502, 503, 504})
 """HTTP statuses of a server that is busy or restarting; SandboxFusion's gateway answers 504 when its queue is long."""
 _MOST_BYTES = 16 << 20
-"""Of an answer; the tool shows far less."""
+"""Size of an answer; the tool shows far less."""
 
 # Reads the text, and shows the last expression and the model's own frames only, as the local tool does.
 _PROGRAM = """
@@ -61,8 +61,8 @@ class RemoteError(Exception):
     """
 
 
-class _Busy(RemoteError):
-    """The same, and another attempt may help."""
+class _TransientError(RemoteError):
+    """The server is busy, restarting, or out of reach: another attempt may help."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class RemotePython:
     memory_mb: int = 1024
     """Memory limit of one call, which the server enforces, in MB."""
     max_output_chars: int = 10_000
-    """What the model sees at most; what is printed beyond is dropped, and the cut is marked."""
+    """Characters that the model sees at most; what is printed beyond is dropped, and a cut is marked."""
     answer_seconds: float = 30.0
     """How long, beyond `timeout_seconds`, one attempt waits for the server, whose calls may have to queue."""
     attempts: int = 3
@@ -88,7 +88,7 @@ class RemotePython:
     def __post_init__(self) -> None:
         """
         Raises:
-            ValueError: `base_url` is no URL, or a limit is not positive.
+            ValueError: `base_url` is not a URL of http or https, or a limit is not positive.
         """
         if not is_web_url(self.base_url):
             shown = without_credentials(self.base_url)
@@ -99,7 +99,7 @@ class RemotePython:
 
     @property
     def description(self) -> str:
-        """What the tool does, for a model, with the libraries if they are known."""
+        """The description of the tool for a model, with the libraries if they are known."""
         return f"{DESCRIPTION} {libraries_sentence(self.libraries)}" if self.libraries else DESCRIPTION
 
     async def run(self, text: str) -> ToolResult:
@@ -107,11 +107,11 @@ class RemotePython:
         if not text.strip():
             return ToolResult("Error: no code was given.", ToolStatus.MODEL_ERROR)
         try:
-            return self._result(await self._answer(text.encode("utf-8", "replace").decode()))
+            return self._result(await self._run_on_server(text.encode("utf-8", "replace").decode()))
         except RemoteError as error:
             return ToolResult(f"Error: {error}", ToolStatus.INFRASTRUCTURE_ERROR)
 
-    async def _answer(self, source: str) -> dict[str, Any]:
+    async def _run_on_server(self, source: str) -> dict[str, Any]:
         """Return what the server says about a program.
 
         Raises:
@@ -129,7 +129,7 @@ class RemotePython:
         }
         timeout = aiohttp.ClientTimeout(total=self.timeout_seconds + self.answer_seconds)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            retries = stamina.retry_context(on=_Busy, attempts=self.attempts, timeout=None, wait_max=5.0)
+            retries = stamina.retry_context(on=_TransientError, attempts=self.attempts, timeout=None, wait_max=5.0)
             async for attempt in retries:
                 with attempt:
                     return await self._post(session, request)
@@ -140,17 +140,17 @@ class RemotePython:
         url = without_credentials(target)
         try:
             async with session.post(target, json=request, allow_redirects=False) as response:
-                body = await _read(response)
+                body = await _read_body(response)
         except asyncio.TimeoutError:
             raise RemoteError(f"{url} did not answer within {self.timeout_seconds + self.answer_seconds:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Busy(self._redacted(f"{url} can't be reached: {error}")) from None
+            raise _TransientError(self._redact(f"{url} can't be reached: {error}")) from None
         except ValueError as error:  # a URL that can't be sent, which the library would show whole
-            raise RemoteError(self._redacted(f"{url} can't be asked: {error}: check base_url")) from None
-        # Redacted before it is cut, which could leave the half of a secret that nobody recognises.
-        shown = self._redacted(body[:20_000].decode("utf-8", "replace"))[:200]
+            raise RemoteError(self._redact(f"{url} can't be asked: {error}: check base_url")) from None
+        # Redacted before it is cut, which could leave half of a secret that is not recognised.
+        shown = self._redact(body[:20_000].decode("utf-8", "replace"))[:200]
         if response.status in _RETRIED:
-            raise _Busy(f"{url} answered {self.attempts} times HTTP {response.status}: {shown}")
+            raise _TransientError(f"{url} answered {self.attempts} times HTTP {response.status}: {shown}")
         if not 200 <= response.status < 300:
             raise RemoteError(f"{url} answered HTTP {response.status}: {shown}; expected 200: check base_url")
         try:
@@ -163,9 +163,9 @@ class RemotePython:
 
     @property
     def _secrets(self) -> Secrets:
-        return Secrets.of(self.base_url)
+        return Secrets.of_service(self.base_url)
 
-    def _redacted(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         return redact(text, self._secrets)
 
     def _result(self, answer: dict[str, Any]) -> ToolResult:
@@ -175,10 +175,10 @@ class RemotePython:
         """
         program = answer.get("run_result")
         if answer["status"] == "SandboxError" or not isinstance(program, dict) or program.get("status") == "Error":
-            raise RemoteError(f"the sandbox failed: {self._redacted(str(answer.get('message')))[:500]}")
+            raise RemoteError(f"the sandbox failed: {self._redact(str(answer.get('message')))[:500]}")
         text = f"{program.get('stdout') or ''}{program.get('stderr') or ''}".rstrip()
         # JSON can bring lone surrogates, which no tokenizer takes.
-        text = self._secrets.struck_from_content(text.encode("utf-8", "replace").decode())
+        text = self._secrets.redact_content(text.encode("utf-8", "replace").decode())
         is_cut = len(text) > self.max_output_chars
         if is_cut:
             text = text[: self.max_output_chars] + "\n...(output cut)"
@@ -195,7 +195,7 @@ class RemotePython:
         return ToolResult(text, ToolStatus.OK) if text else ToolResult("(no output)", ToolStatus.EMPTY)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Return the body.
 
     Raises:

@@ -1,10 +1,10 @@
 """The accepted answers of a row, in the shapes that public datasets have them in."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from arpo_verl.data.fields import ANSWER, ANY_ANSWER, Fields, RowError, answers_in, different
+from arpo_verl.data.fields import ANSWER, ANY_ANSWER, Fields, RowError, answers_in, unique_texts
 from arpo_verl.reward.accepted import AnswerError, accepted_answers
 from arpo_verl.reward.answer import extract_boxed
 
@@ -38,7 +38,7 @@ def contest_answer(fields: Fields) -> list[str]:
     """Return the answer of a contest whose answers are the integers from 0 to 999, as AIME's are."""
     answers = answer_or_boxed(fields)
     if not all(text.isascii() and text.isdigit() and len(text) <= 3 for text in answers):
-        raise RowError("field 'answer' is no integer from 0 to 999; expected AIME's")
+        raise RowError("field 'answer' is not an integer from 0 to 999; expected AIME's")
     return answers
 
 
@@ -106,7 +106,7 @@ def _nested(path: str, value: Any) -> list[str] | None:
             texts.append(text)
     if not texts:
         raise RowError(f"field {path!r} has no answer; expected text, a number or a list of them")
-    return different(path, texts)
+    return unique_texts(path, texts)
 
 
 def _texts(path: str, value: Any) -> Iterator[str]:
@@ -119,20 +119,20 @@ def _texts(path: str, value: Any) -> Iterator[str]:
 
 def _natural_questions(fields: Fields) -> list[str]:
     """Return the short answers of the original Natural Questions, in the forms of Google's files and of the Hub."""
-    given = fields.get("annotations")
-    annotations = [
-        Fields(one) for one in ([given] if isinstance(given, Mapping) else given) if isinstance(one, Mapping)
-    ]
     texts: list[str] = []
-    for annotation in annotations:
-        short = annotation.get("short_answers") or []
-        for answer in [short] if isinstance(short, Mapping) else short:
-            if isinstance(answer, Mapping):
-                texts += _short_answer(Fields(answer), fields)
+    for annotation in _structs(fields.get("annotations")):
+        for answer in _structs(annotation.get("short_answers")):
+            texts += _short_answer(answer, fields)
         texts += _yes_or_no(annotation.get("yes_no_answer"))
     if not texts:
         raise RowError("field 'annotations' has no short answer; expected short_answers, or yes_no_answer")
-    return different("annotations", texts)
+    return unique_texts("annotations", texts)
+
+
+def _structs(value: Any) -> list[Fields]:
+    """Return the structs of a list of them, or a struct alone; whatever else there is has no answer."""
+    values = [value] if isinstance(value, Mapping) else value if isinstance(value, Iterable) else []
+    return [Fields(one) for one in values if isinstance(one, Mapping)]
 
 
 def _short_answer(answer: Fields, row: Fields) -> list[str]:

@@ -1,16 +1,19 @@
-"""The known datasets, one entry each. Adding a benchmark is adding an entry.
+"""The known datasets, one entry each. Adding a benchmark is adding an entry, or naming a `Dataset` by its dotted path.
 
 Field names need no entry where they are among `fields.QUESTION`, `fields.ANSWER` and `fields.ID`. Hub ids, counts and
 licences are those of the public pages; where a page states no licence the entry says so.
 """
 
+import argparse
 import base64
 import binascii
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
+from arpo_tools import dotted_path
 from arpo_verl.data.answers import (
     answer_after_hashes,
     answer_or_boxed,
@@ -24,11 +27,11 @@ from arpo_verl.data.fields import Fields
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Rows that no run of ours can use. They are counted and reported, and are no fault of the file."""
+    """A kind of rows that no run can use. They are counted and reported, and are not faults of the file."""
 
     field: str
     applies: Callable[[Any], bool]
-    """Of the field's value, None if the row has no such field."""
+    """Whether a row with this value of the field is excluded; the value is None if the row has no such field."""
     reason: str
 
 
@@ -37,7 +40,7 @@ class Dataset:
     """A public dataset and how to read its rows."""
 
     name: str
-    """Also the `data_source` of its rows."""
+    """Its name, which is also the `data_source` of its rows."""
     what: str
     ability: str | None
     """`math` or `qa`, by which the reward compares answers; None: the rows say."""
@@ -46,15 +49,15 @@ class Dataset:
     hub_config: str | None = None
     split: str = "test"
     rows: int | None = None
-    """Of the split, exclusions included."""
+    """The number of the split's rows, excluded ones included."""
     answers: Callable[[Fields], list[str]] = plain_answers
     level: tuple[str, ...] = ("level",)
-    """Fields that reports can be split by, the first that is there."""
+    """Fields by which reports can be split; the first that a row has is used."""
     exclusions: tuple[Exclusion, ...] = ()
     decode: Callable[[Mapping[Any, Any]], Mapping[Any, Any]] | None = None
-    """What to do with a row before it is read."""
+    """A function that decodes a row before it is read."""
     keeps_data_source: bool = False
-    """The rows come from several places and say from which."""
+    """Whether the rows name their data source, as they come from several ones."""
 
 
 def xbench_decoded(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -244,4 +247,27 @@ DATASETS = {
         ),
     )
 }
-"""By name."""
+"""The known datasets by name."""
+
+
+def find_dataset(name: str) -> Dataset:
+    """Return a dataset of the catalog by its name, or a user's own by its dotted path: a `type` for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: there is none.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    if not dotted_path.is_dotted(name):
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(DATASETS)}"
+        raise argparse.ArgumentTypeError(f"{name!r} is no known dataset, {hint} Or give a dotted path of your own.")
+    try:
+        dataset = dotted_path.load(name, "dataset")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not isinstance(dataset, Dataset):
+        raise argparse.ArgumentTypeError(
+            f"{name} is of type {type(dataset).__name__}; expected an arpo_verl.data.catalog.Dataset: correct the path"
+        )
+    return dataset

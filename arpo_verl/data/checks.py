@@ -1,6 +1,6 @@
-"""Checks of one row of verl data, ours or another's. Pure: a row in, what is wrong with it out.
+"""Checks of one row of verl data: pure functions from a row to its faults.
 
-`row_faults` is what every run asks of every row, wherever it starts: pre-flight, doctor, `data validate`, evaluation.
+`row_faults` is the one check of a row in pre-flight, doctor, `data validate` and evaluation.
 """
 
 import re
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from arpo_verl.data.schema import ROLES
-from arpo_verl.reward.accepted import AnswerError, accepted_answers, ground_truth_fault, shown
+from arpo_verl.reward.accepted import AnswerError, accepted_answers, ground_truth_fault, short_repr
+from arpo_verl.rollout.hints import solution_of
 
 Row = Mapping[str, Any]
 
@@ -21,24 +22,26 @@ _TRUTH = "field 'reward_model.ground_truth'"
 
 @dataclass(frozen=True)
 class RowNeeds:
-    """What a run asks of each row."""
+    """The requirements of a run on each row."""
 
     prompt_key: str = "prompt"
     """verl's `data.prompt_key`."""
-    is_any_truth_good: bool = False
-    """Whether a reward function of another's reads the ground truth, which then need only be there."""
+    accepts_any_ground_truth: bool = False
+    """Whether the run has a reward function of the user's own, for which the ground truth need only be there."""
+    solution_field: str | None = None
+    """Where a row has its gold solution, as `extra_info.solution`, in a run that shows its beginning as a hint."""
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What keeps a run from using a row."""
+class RowFault:
+    """A fault of a row that keeps a run from using it."""
 
     kind: str
-    """What it is and what was expected; equal for equal faults."""
+    """The fault and what was expected; equal for equal faults."""
     got: str = ""
     """The value, shortened, where it differs from row to row."""
     is_of_prompt: bool = False
-    """Whether a model can't even be asked."""
+    """Whether it is a fault of the prompt, so that a model can't be asked."""
 
     def __str__(self) -> str:
         if not self.got:
@@ -47,19 +50,24 @@ class Fault:
         return f"{what}, got {self.got}{separator}{expected}"
 
 
-def row_faults(row: Row, needs: RowNeeds) -> Iterator[Fault]:
-    """Yield what keeps a run from asking the row's question, or from scoring a response to it."""
+def row_faults(row: Row, needs: RowNeeds) -> Iterator[RowFault]:
+    """Yield the faults that keep a run from asking the row's question, or from scoring a response to it."""
     for kind, got in _prompt_faults(row.get(needs.prompt_key), f"field {needs.prompt_key!r}"):
-        yield Fault(kind, got, is_of_prompt=True)
+        yield RowFault(kind, got, is_of_prompt=True)
     source = row.get("data_source")
     if not _is_text(source):
-        kind = "field 'data_source' is empty" if source in (None, "") else "field 'data_source' is no name"
+        kind = "field 'data_source' is empty" if source in (None, "") else "field 'data_source' is not a name"
         expected = "expected the name of the dataset, by which metrics are kept apart"
-        yield Fault(f"{kind}; {expected}", "" if source in (None, "") else shown(source))
-    yield from _truth_faults(row.get("reward_model"), needs.is_any_truth_good)
+        yield RowFault(f"{kind}; {expected}", "" if source in (None, "") else short_repr(source))
+    yield from _truth_faults(row.get("reward_model"), needs.accepts_any_ground_truth)
     extra = row.get("extra_info")
     if extra is not None and not isinstance(extra, Mapping):
-        yield Fault(f"field 'extra_info' is a {_kind(extra)}; expected a struct, or none", shown(extra))
+        yield RowFault(f"field 'extra_info' is a {_kind(extra)}; expected a struct, or none", short_repr(extra))
+    if needs.solution_field is not None and solution_of(row, needs.solution_field) is None:
+        yield RowFault(
+            f"field {needs.solution_field!r} has no text; expected the gold solution, of which arpo.hints shows the "
+            f"beginning"
+        )
 
 
 def _prompt_faults(prompt: Any, name: str) -> Iterator[tuple[str, str]]:
@@ -70,7 +78,7 @@ def _prompt_faults(prompt: Any, name: str) -> Iterator[tuple[str, str]]:
         return
     if not isinstance(prompt, list) or not all(isinstance(message, Mapping) for message in prompt):
         kind = "is a list of other things" if isinstance(prompt, list) else f"is a {_kind(prompt)}"
-        yield f"{name} {kind}; {expected}", shown(prompt)
+        yield f"{name} {kind}; {expected}", short_repr(prompt)
         return
     roles = [message.get("role") for message in prompt]
     for message in prompt:
@@ -84,39 +92,39 @@ def _prompt_faults(prompt: Any, name: str) -> Iterator[tuple[str, str]]:
 def _message_faults(message: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        yield f"{name} has the role {shown(role)}; expected one of {', '.join(ROLES)}", ""
+        yield f"{name} has the role {short_repr(role)}; expected one of {', '.join(ROLES)}", ""
     if not _is_text(content):
         has = "no content" if content is None or isinstance(content, str) else f"a {_kind(content)} as content"
         yield (
-            f"{name}: a message of role {shown(role)} has {has}; expected text",
-            "" if content is None else shown(content),
+            f"{name}: a message of role {short_repr(role)} has {has}; expected text",
+            "" if content is None else short_repr(content),
         )
 
 
-def _truth_faults(reward_model: Any, is_any_good: bool) -> Iterator[Fault]:
+def _truth_faults(reward_model: Any, accepts_any: bool) -> Iterator[RowFault]:
     if reward_model is not None and not isinstance(reward_model, Mapping):
         kind = f"field 'reward_model' is a {_kind(reward_model)}; expected a struct with ground_truth"
-        yield Fault(kind, shown(reward_model))
+        yield RowFault(kind, short_repr(reward_model))
         return
     truth = (reward_model or {}).get("ground_truth")
-    if is_any_good:
+    if accepts_any:
         if truth is None:
-            yield Fault(f"{_TRUTH} is null; expected what the reward function compares with")
+            yield RowFault(f"{_TRUTH} is null; expected what the reward function compares with")
         return
     fault = ground_truth_fault(truth)
     if fault is not None:
         expected = "expected the accepted answers: a text, a number or a list of them, none of them blank"
-        yield Fault(f"{_TRUTH} {fault}; {expected}", "" if truth is None else shown(truth))
+        yield RowFault(f"{_TRUTH} {fault}; {expected}", "" if truth is None else short_repr(truth))
 
 
-def template_faults(prompt: Any, key: str = "prompt") -> Iterator[Fault]:
+def template_faults(prompt: Any, key: str = "prompt") -> Iterator[RowFault]:
     """Yield what many chat templates refuse or drop, of a prompt without `prompt_faults`."""
     if any(message["role"] == "system" for message in prompt[1:]):
-        yield Fault(f"field {key!r} has a system message after others; expected it first, as chat templates do")
+        yield RowFault(f"field {key!r} has a system message after others; expected it first, as chat templates do")
 
 
 def row_warnings(row: Row) -> Iterator[str]:
-    """Yield what is odd about the row."""
+    """Yield the warnings about the row."""
     texts = answers(row)
     if len(set(texts)) < len(texts):
         yield f"{_TRUTH} has an answer twice"

@@ -23,14 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from arpo_verl.data import traces_command
-from arpo_verl.data.catalog import DATASETS
-from arpo_verl.data.conversion import RowCounts
-from arpo_verl.data.convert import Options, convert
-from arpo_verl.data.own_datasets import dataset_named
+from arpo_verl.data.catalog import DATASETS, find_dataset
+from arpo_verl.data.convert import ConversionOptions, convert
+from arpo_verl.data.parquet_output import RowCounts
 from arpo_verl.data.prompts import system_prompt
-from arpo_verl.data.report import Report
+from arpo_verl.data.report import ValidationReport
 from arpo_verl.data.source import open_source
-from arpo_verl.data.validate import Limits, token_counter, validate
+from arpo_verl.data.validate import ValidationLimits, prompt_token_counter, validate
 
 _WIDTH_OF_A_FILE = 200
 _SHOWN_REASONS = 10
@@ -60,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "dataset",
-        type=dataset_named,
+        type=find_dataset,
         metavar="NAME",
         help="a name that `arpo-verl data list` shows, or the dotted path of a Dataset of your own",
     )
@@ -84,7 +83,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tools",
-        type=_words,
+        type=_comma_separated,
         default="python,search",
         help="that the prompt teaches: some of python, search, browse, or none (default: %(default)s)",
     )
@@ -101,7 +100,7 @@ def _add_validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", metavar="FOLDER", help="a model's folder: measure prompts in its tokens")
     parser.add_argument("--max-prompt-tokens", type=_positive, metavar="N", help="verl's data.max_prompt_length")
     parser.add_argument(
-        "--tools", type=_words, help="warn where a prompt does not show the tags of these, or of the answer"
+        "--tools", type=_comma_separated, help="warn where a prompt does not show the tags of these, or of the answer"
     )
     parser.set_defaults(action=_validate)
 
@@ -125,7 +124,7 @@ def _positive(text: str) -> int:
 _positive.__name__ = "positive number"  # argparse names it in its message
 
 
-def _words(text: str) -> list[str]:
+def _comma_separated(text: str) -> list[str]:
     return [] if text == "none" else [word.strip() for word in text.split(",") if word.strip()]
 
 
@@ -154,7 +153,7 @@ def _convert(arguments: argparse.Namespace) -> int:
         )
     if arguments.out.exists() and not arguments.overwrite:
         raise ValueError(f"--out {arguments.out} exists: choose another name, or replace it with --overwrite")
-    options = Options(
+    options = ConversionOptions(
         prompt=system_prompt(arguments.system_prompt, arguments.tools),
         split=arguments.split or dataset.split,
         limit=arguments.limit,
@@ -186,9 +185,9 @@ def _print_conversion(result: RowCounts, label: str, out: Path) -> None:
 def _validate(arguments: argparse.Namespace) -> int:
     if arguments.max_prompt_tokens and not arguments.tokenizer:
         raise ValueError("--max-prompt-tokens needs --tokenizer: which tokens are counted?")
-    limits = Limits(
+    limits = ValidationLimits(
         tools=arguments.tools,
-        prompt_lengths=token_counter(arguments.tokenizer) if arguments.tokenizer else None,
+        prompt_lengths=prompt_token_counter(arguments.tokenizer) if arguments.tokenizer else None,
         max_prompt_tokens=arguments.max_prompt_tokens,
     )
     report = validate(arguments.files, limits)
@@ -196,7 +195,7 @@ def _validate(arguments: argparse.Namespace) -> int:
     return 1 if report.errors else 0
 
 
-def _print_report(report: Report, unit: str) -> None:
+def _print_report(report: ValidationReport, unit: str) -> None:
     table = Table("file", "data source", "ability", "rows", f"longest prompt, {unit}")
     for group, count in report.rows.items():
         longest = report.longest_prompt.get(group, "-")

@@ -1,4 +1,4 @@
-"""Rows of a public dataset to verl parquet. No row is dropped silently, and a bad one leaves no file behind."""
+"""Converts rows of a public dataset to verl parquet. No row is dropped silently; with a bad row no file is written."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,30 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from arpo_verl.data.catalog import Dataset
-from arpo_verl.data.conversion import RowCounts, write_parquet
 from arpo_verl.data.fields import ANY_ANSWER, ID, QUESTION, Fields, RowError, answers_in
 from arpo_verl.data.grading import ability_of, ability_of_source
 from arpo_verl.data.messages import messages_of, unpacked
+from arpo_verl.data.parquet_output import RowCounts, write_parquet
 from arpo_verl.data.prompts import SystemPrompt
 from arpo_verl.data.schema import SCHEMA
-from arpo_verl.data.shapes import refuse_other_shapes
+from arpo_verl.data.shapes import refuse_choices, refuse_rows_of_other_datasets
 from arpo_verl.data.source import Source
 from arpo_verl.reward.answer import extract_boxed
 
 
 @dataclass(frozen=True)
-class Options:
-    """How rows are converted."""
+class ConversionOptions:
+    """The options of a conversion."""
 
     prompt: SystemPrompt
     split: str
     """`extra_info.split` of rows that do not say."""
     limit: int | None = None
-    """Rows to write at most, the first ones."""
+    """The number of first rows to write; None for all."""
     skip_bad_rows: bool = False
 
 
-def convert(source: Source, dataset: Dataset, out: Path, options: Options) -> RowCounts:
+def convert(source: Source, dataset: Dataset, out: Path, options: ConversionOptions) -> RowCounts:
     """Write a dataset as one parquet of `SCHEMA`; the file appears when it is complete.
 
     Raises:
@@ -41,13 +41,15 @@ def convert(source: Source, dataset: Dataset, out: Path, options: Options) -> Ro
     def check() -> None:
         if not options.skip_bad_rows:
             result.refuse_bad_rows()
-        result.refuse_emptiness(source.label)
+        result.refuse_empty_output(source.label)
 
     write_parquet(out, SCHEMA, converted_rows(source, dataset, options, result), check)
     return result
 
 
-def converted_rows(source: Source, dataset: Dataset, options: Options, result: RowCounts) -> Iterator[dict[str, Any]]:
+def converted_rows(
+    source: Source, dataset: Dataset, options: ConversionOptions, result: RowCounts
+) -> Iterator[dict[str, Any]]:
     """Yield the good rows in the output's shape and count all of them in `result`."""
     for number, row in source.rows():
         if result.written == options.limit:
@@ -61,7 +63,8 @@ def converted_rows(source: Source, dataset: Dataset, options: Options, result: R
             if reason is not None:
                 result.excluded[reason] += 1
                 continue
-            refuse_other_shapes(fields, dataset)
+            refuse_rows_of_other_datasets(fields, dataset)
+            refuse_choices(fields)
             converted = _converted(_read(fields, dataset), options, index=number - 1)
         except RowError as error:
             result.add_bad(f"{source.label}, row {number}", error)
@@ -79,7 +82,7 @@ class _Example:
     id: str
     level: str
     split: str
-    """Empty if the row does not say."""
+    """The row's split; empty if it has none."""
     messages: list[dict[str, str]] | None
     """The prompt that the row comes with."""
 
@@ -128,7 +131,7 @@ def _question(fields: Fields, messages: list[dict[str, str]] | None) -> str:
     return fields.text("question.text") if fields.has("question.text") else fields.text(*QUESTION)
 
 
-def _converted(example: _Example, options: Options, index: int) -> dict[str, Any]:
+def _converted(example: _Example, options: ConversionOptions, index: int) -> dict[str, Any]:
     messages = list(example.messages or [{"role": "user", "content": example.question}])
     if example.messages is None or options.prompt.replaces:
         messages = [message for message in messages if message["role"] != "system"]

@@ -8,12 +8,12 @@ from arpo_verl.reward.accepted import accepted_answers, answer_text, ground_trut
 QUESTION = ("question", "problem", "query", "input", "prompt", "question_text")
 ANSWER = ("answer", "answers", "golden_answers", "final_answer", "ground_truth", "expected_answer", "output")
 ANY_ANSWER = ("reward_model.ground_truth", *ANSWER, "possible_answers", "gold", "target", "label")
-"""Also where a row may be anybody's."""
+"""The names of an answer's field in rows of an unknown dataset."""
 ID = ("id", "_id", "unique_id", "task_id", "qid", "idx", "question_id", "example_id")
 
 
 class RowError(ValueError):
-    """What is wrong with one row; the same text for the same fault, so that faults can be counted."""
+    """A fault of one row; equal faults have equal texts, so that they can be counted."""
 
 
 class Fields:
@@ -94,10 +94,10 @@ def answers_in(path: str, value: Any) -> list[str]:
     fault = ground_truth_fault(value)
     if fault is not None:
         raise RowError(f"field {path!r} {fault}; expected text, a number or a list of them")
-    return different(path, accepted_answers(value))
+    return unique_texts(path, accepted_answers(value))
 
 
-def different(path: str, texts: Iterable[str]) -> list[str]:
+def unique_texts(path: str, texts: Iterable[str]) -> list[str]:
     """Return each text once, checked for Unicode."""
     kept = list(dict.fromkeys(texts))
     for text in kept:

@@ -1,4 +1,4 @@
-"""How the reward will compare the answers of a row, and whether anything says so or it is a guess."""
+"""The way in which the reward will compare the answers of a row, and whether that is a guess."""
 
 import re
 

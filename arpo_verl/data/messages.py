@@ -11,11 +11,11 @@ _PACKED = ("extra_info", "reward_model", "prompt", "messages", "conversations")
 """Fields that some files have as JSON text."""
 _CONVERSATIONS = ("messages", "conversations")
 _OTHER_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "developer": "system"}
-"""Those of ShareGPT and of OpenAI."""
+"""The role names of ShareGPT and of OpenAI."""
 
 
 def unpacked(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Return a row whose fields that are JSON text of a struct or of messages are what the text stands for."""
+    """Return a row in which fields that hold a struct or messages as JSON text are parsed."""
     values = {name: _json(row[name]) for name in _PACKED if isinstance(row.get(name), str)}
     return {**row, **{name: value for name, value in values.items() if value is not None}} if values else row
 

@@ -51,12 +51,12 @@ def tag_prompt(tools: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class SystemPrompt:
-    """What becomes of a row's system message."""
+    """The system message that rows get."""
 
     text: str | None
-    """None: there is none."""
+    """Its text; None for no system message."""
     replaces: bool
-    """Whether it also replaces one that the row comes with."""
+    """Whether it also replaces the system message that a row has."""
 
 
 def system_prompt(choice: str, tools: Sequence[str]) -> SystemPrompt:

@@ -1,4 +1,4 @@
-"""What a validation found: errors and warnings, the first of each kind in full and the others counted."""
+"""The report of a validation: errors and warnings, the first of each kind in full and the others counted."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ class Group:
 
 
 @dataclass
-class Report:
-    """Collected while files are read."""
+class ValidationReport:
+    """The errors, warnings and counts, which are collected while files are read."""
 
     errors: Counter[str] = field(default_factory=Counter)
-    """By kind."""
+    """The number of errors by kind."""
     warnings: Counter[str] = field(default_factory=Counter)
-    """By kind."""
+    """The number of warnings by kind."""
     rows: Counter[Group] = field(default_factory=Counter)
     longest_prompt: dict[Group, int] = field(default_factory=dict)
-    """Tokens, or characters without a tokenizer."""
+    """The length of the longest prompt in tokens, or in characters without a tokenizer."""
     _shown: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def error(self, place: str, problem: str, kind: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The files of a run, every row checked: the one check of pre-flight, doctor, `data validate` and evaluation.
+"""The check of a run's data files, every row of them, for pre-flight, doctor, `data validate` and evaluation.
 
 Only the needed columns are read: the 10 000 rows of the paper's training data take 0.16 s on one core.
 """
@@ -25,11 +25,11 @@ _SHOWN_FAULTS = 5
 
 @dataclass
 class CheckedFile:
-    """What a file without a fault holds."""
+    """The result of a check: a file without faults."""
 
     rows: int = 0
     doubts: Counter[str] = field(default_factory=Counter)
-    """Why the comparison of answers is a guess, and of how many rows."""
+    """The number of rows by the reason why the comparison of their answers is a guess."""
 
     @property
     def warnings(self) -> list[str]:
@@ -57,7 +57,9 @@ def check_file(path: Path, needs: RowNeeds) -> CheckedFile:
         faults = [str(row)] if isinstance(row, RowError) else [str(fault) for fault in row_faults(row, needs)]
         bad += bool(faults)
         shown += [f"{path}, row {number}: {fault}" for fault in faults][: _SHOWN_FAULTS - len(shown)]
-        if not (faults or needs.is_any_truth_good or isinstance(row, RowError)) and (doubt := grading_doubt(row)):
+        if not (faults or needs.accepts_any_ground_truth or isinstance(row, RowError)) and (
+            doubt := grading_doubt(row)
+        ):
             checked.doubts[doubt] += 1
     if bad:
         more = [f"... and others: {bad} of {checked.rows} rows can't be used"] if bad > 1 else []
@@ -106,6 +108,8 @@ def parquet_rows(path: Path, file: pq.ParquetFile, needs: RowNeeds) -> Iterator[
     columns = [name for name in (*needed_columns(needs), "ability") if name in schema.names]
     # Not all of it: other fields may be large, or hold what Python can't, such as a time in the year 20000.
     columns += [f"extra_info.{name}" for name in ("ability", "id") if has_field(schema, "extra_info", name)]
+    if needs.solution_field is not None:
+        columns.append(needs.solution_field)
     number = 0
     try:
         for batch in file.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
@@ -119,7 +123,7 @@ def parquet_rows(path: Path, file: pq.ParquetFile, needs: RowNeeds) -> Iterator[
 
 
 def column_problems(schema: pa.Schema, needs: RowNeeds) -> Iterator[str]:
-    """Yield what is wrong with the columns as such, which would be said of every row."""
+    """Yield the faults of the columns, which would be said of every row."""
     missing = [name for name in needed_columns(needs) if name not in schema.names]
     if missing:
         yield f"has the columns {schema.names}; expected {list(needed_columns(needs))}: add {missing}"
@@ -139,6 +143,8 @@ def column_problems(schema: pa.Schema, needs: RowNeeds) -> Iterator[str]:
     reward_model = schema.field("reward_model").type
     if not _has_fields(reward_model, "ground_truth") and not pa.types.is_null(reward_model):
         yield f"column 'reward_model' is {reward_model}; expected a struct with ground_truth"
+    if needs.solution_field is not None and not _has_path(schema, needs.solution_field):
+        yield f"has no field {needs.solution_field!r}; expected gold solutions, of which arpo.hints shows the beginning"
     extra = schema.field("extra_info").type if "extra_info" in schema.names else pa.null()
     if not isinstance(extra, pa.StructType) and not pa.types.is_null(extra):
         yield f"column 'extra_info' is {extra}; expected a struct, which verl looks into for index and tools_kwargs"
@@ -150,6 +156,15 @@ def _advice(path: Path) -> str:
 
 def _is_list(kind: pa.DataType) -> bool:
     return isinstance(kind, (pa.ListType, pa.LargeListType, pa.FixedSizeListType))
+
+
+def _has_path(schema: pa.Schema, path: str) -> bool:
+    """Return whether a column, or a field within one, has this dotted name."""
+    first, *names = path.split(".")
+    kind = schema.field(first).type if first in schema.names else None
+    for name in names:
+        kind = kind.field(name).type if kind is not None and _has_fields(kind, name) else None
+    return kind is not None
 
 
 def has_field(schema: pa.Schema, column: str, name: str) -> bool:

@@ -24,4 +24,4 @@ SCHEMA = pa.schema(
 )
 
 ROLES = ("system", "user", "assistant", "tool")
-"""Of a message."""
+"""The roles of messages."""

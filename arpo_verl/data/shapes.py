@@ -1,4 +1,4 @@
-"""Whose rows a file has: rows of another dataset are refused, where their fields give them away."""
+"""The detection of rows that belong to another dataset, by their fields; they are refused."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -36,12 +36,31 @@ _MARKS: tuple[tuple[str, str, Callable[[Fields], bool]], ...] = (
     ("math500", "subject and unique_id", lambda row: row.has("subject") and row.has("unique_id")),
     ("aime24", "a page of artofproblemsolving.com", lambda row: "artofproblemsolving" in _text(row, "url")),
 )
-"""A dataset, by what its rows are known, and whether a row has it."""
+"""The marks of datasets: a name, the mark of its rows, and a function that tells whether a row has it."""
 _SHARED_MARKS = {"2wiki": {"hotpotqa"}, "aime25": {"aime24"}}
 """Datasets with rows that may have the marks of others."""
 
 
-def refuse_other_shapes(fields: Fields, dataset: Dataset) -> None:
+_CHOICES = ("choices", "options")
+
+
+def refuse_choices(fields: Fields) -> None:
+    """Refuse a row whose choices stand in a field of their own, where no model would see them.
+
+    Its answer is mostly the number of a choice, which nobody would write.
+
+    Raises:
+        RowError: names the field.
+    """
+    name = next((name for name in _CHOICES if isinstance(fields.get(name), (list, Mapping)) and fields.get(name)), None)
+    if name and not isinstance(fields.get("prompt"), list):
+        raise RowError(
+            f"the row is of multiple choice, by the field {name!r}; expected the choices in the question, as 'A. ...', "
+            f"and a letter as its answer: rewrite the rows"
+        )
+
+
+def refuse_rows_of_other_datasets(fields: Fields, dataset: Dataset) -> None:
     """Refuse a row that is not of the dataset whose name the command gave.
 
     A row that has nothing but a question and an answer may be of any dataset and passes.
@@ -73,7 +92,7 @@ def _kind(fields: Fields, dataset: Dataset) -> tuple[str, str] | None:
     """Return what else a row is: of mathematics, of questions, or no row of verl's."""
     has_prompt = isinstance(fields.get("prompt"), list)
     if dataset.keeps_data_source and not has_prompt:
-        return "questions that are not in verl's columns", "a field 'prompt' that is no list of messages"
+        return "questions that are not in verl's columns", "a field 'prompt' that is not a list of messages"
     if has_prompt:
         return None
     is_of_problems = fields.has("problem") and not fields.has("question")

@@ -1,4 +1,4 @@
-"""Where rows come from: a local parquet, JSONL, JSON or CSV file, or a dataset on the Hugging Face Hub.
+"""The sources of rows: a local parquet, JSONL, JSON or CSV file, or a dataset on the Hugging Face Hub.
 
 Parquet, JSONL and CSV are read piece by piece; a JSON array, and what the Hub's client downloads, as a whole. Rows are
 counted from 1; a row of JSONL is its line.
@@ -25,7 +25,7 @@ _ROWS_AT_A_TIME = 256
 _LONGEST_CSV_FIELD = 1 << 30
 _HUB_TIMEOUT_SECONDS = 5
 _ROW_LISTS = ("data", "rows", "examples", "questions")
-"""Names of an object's list of rows."""
+"""The names under which a JSON object has its list of rows."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
@@ -34,9 +34,9 @@ class Source:
     """A file, or a split of a dataset on the Hub."""
 
     label: str
-    """What messages call it."""
+    """Its name in messages."""
     rows: Callable[[], Iterator[NumberedRow]]
-    """Yields them in order; raises ValueError or OSError where a file as a whole is bad."""
+    """A function that yields the rows in order; it raises ValueError or OSError if the file as a whole is bad."""
 
 
 def open_source(name: str, split: str, config: str | None) -> Source:
@@ -77,7 +77,7 @@ def _parquet_rows(path: Path) -> Iterator[NumberedRow]:
                 number += 1
                 yield number, row
     except pa.ArrowException as error:
-        raise ValueError(f"{path} is no readable parquet: {error}") from error
+        raise ValueError(f"{path} is not a readable parquet: {error}") from error
 
 
 def _jsonl_rows(path: Path) -> Iterator[NumberedRow]:
@@ -91,7 +91,7 @@ def _json_row(line: bytes) -> Mapping[Any, Any] | RowError:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        return RowError(f"the line is no JSON object: {error}")
+        return RowError(f"the line is not a JSON object: {error}")
     return _as_row(row)
 
 
@@ -109,7 +109,7 @@ def _json_rows(path: Path) -> Iterator[NumberedRow]:
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
     rows = _rows_of(document)
     if rows is None:
         raise ValueError(
@@ -147,7 +147,7 @@ def _csv_rows(path: Path) -> Iterator[NumberedRow]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from enumerate(csv.DictReader(file), start=1)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no readable CSV in UTF-8: {error}") from error
+        raise ValueError(f"{path} is not a readable CSV in UTF-8: {error}") from error
 
 
 _READERS: dict[str, Callable[[Path], Iterator[NumberedRow]]] = {
@@ -197,11 +197,11 @@ def _check_hub(hub_id: str) -> None:
         ) from error
     except (httpx.HTTPError, OSError) as error:
         raise OSError(
-            f"{hub_id} is no file here, and {_endpoint()} can't be reached ({error}): {advice}, or set "
+            f"{hub_id} is not a file here, and {_endpoint()} can't be reached ({error}): {advice}, or set "
             f"HF_HUB_OFFLINE=1 if the Hub's cache has the dataset"
         ) from error
     except HFValidationError as error:
-        raise ValueError(f"{hub_id} is no file here and no Hub id: {error}") from error
+        raise ValueError(f"{hub_id} is neither a file here nor a Hub id: {error}") from error
 
 
 def _endpoint() -> str:

@@ -1,4 +1,4 @@
-"""A trace's messages and tools from the shapes of row that public traces have: OpenAI's, ShareGPT's and alpaca's."""
+"""Reads a trace's messages and tools from the formats of public traces: OpenAI's, ShareGPT's and alpaca's."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from arpo_verl.data.fields import RowError, check_unicode
 Message = dict[str, Any]
 
 TEXT_FIELDS = ("messages", "conversations", "output")
-"""Where a row has the assistant's text; the first that is there counts."""
+"""The fields that may have the assistant's text; the first that a row has is used."""
 _ROLES = {
     **{role: role for role in ("system", "user", "assistant", "tool")},
     # ShareGPT's names.
@@ -37,7 +37,7 @@ def read_messages(row: Mapping[Any, Any], joins_instruction: bool) -> list[Messa
     elif isinstance(row[name], list) and row[name]:
         messages = [_read_message(f"{name}[{index}]", message) for index, message in enumerate(row[name])]
     else:
-        raise RowError(f"field {name!r} is no list of messages")
+        raise RowError(f"field {name!r} is not a list of messages")
     system = row.get("system")
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": _text("system", system)})
@@ -84,7 +84,7 @@ def _read_calls(path: str, calls: Any) -> list[dict[str, Any]]:
             raise RowError(f"field {place!r} names no function; expected {{'function': {{'name', 'arguments'}}}}")
         arguments = _json(f"{place}.function.arguments", function.get("arguments") or {})
         if not isinstance(arguments, Mapping):
-            raise RowError(f"field '{place}.function.arguments' is no object; expected names and values")
+            raise RowError(f"field '{place}.function.arguments' is not an object; expected names and values")
         function = {"name": function["name"], "arguments": dict(arguments)}
         read.append({"type": "function", "function": function})
     return read
@@ -94,14 +94,14 @@ def read_tools(row: Mapping[Any, Any]) -> Any:
     """Return the schemas of a row's tools, or None.
 
     Raises:
-        RowError: they are no list of objects.
+        RowError: they are not a list of objects.
     """
     tools = row.get("tools")
     if not tools:
         return None
     tools = _json("tools", tools)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise RowError("field 'tools' is no list of objects; expected the tools' schemas")
+        raise RowError("field 'tools' is not a list of objects; expected the tools' schemas")
     return tools
 
 
@@ -112,7 +112,7 @@ def _json(path: str, value: Any) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise RowError(f"field {path!r} is text and no JSON: {error}") from error
+        raise RowError(f"field {path!r} is text, but not valid JSON: {error}") from error
 
 
 def _text(path: str, value: Any) -> str:

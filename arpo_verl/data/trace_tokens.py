@@ -33,11 +33,11 @@ def encode_tag_trace(
         )
     )
     mask = [0] * len(ids)
-    syntax = TagSyntax.of(tokenizer, tags)
+    syntax = TagSyntax.from_tokenizer(tokenizer, tags)
     for message in messages[len(prompt) :]:
         is_result = message["role"] == "tool"
         piece = syntax.encode_result(message["content"]) if is_result else syntax.encode(message["content"])
         ids += piece
         mask += [0 if is_result else 1] * len(piece)
-    # Where the rollout stops (`arpo_verl.integration.agent_loop.end_token_ids`).
+    # Where the rollout stops (`arpo_verl.integration.rollout.agent_loop.end_token_ids`).
     return [*ids, tokenizer.eos_token_id], [*mask, 1]

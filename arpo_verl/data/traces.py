@@ -3,8 +3,8 @@
 Two kinds of traces are read: those whose tool results stand inside the assistant's text (`<search>..</search>
 <result>..</result>`, the published ARPO and Tool-Star traces) and those that have them in messages of role `tool`. Both
 become messages in which a result is a `tool` message of its own, so that training can leave it out of the loss
-(`arpo_verl.integration.trace_dataset`). A trace that the rollout could not have produced is a bad row; none is dropped
-silently.
+(`arpo_verl.integration.training.trace_dataset`). A trace that the rollout could not have produced is a bad row; none is
+dropped silently.
 
 `tool_calls` of a message and `tools` of a row are JSON text, because parquet gives all structs of a column the same
 keys, and a call's arguments would gain those of all other calls.
@@ -13,15 +13,16 @@ keys, and a call's arguments would gain those of all other calls.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from arpo_verl.data.conversion import RowCounts, write_parquet
 from arpo_verl.data.fields import RowError
+from arpo_verl.data.parquet_output import RowCounts, write_parquet
 from arpo_verl.data.source import Source
 from arpo_verl.data.trace_rows import TEXT_FIELDS, Message, read_messages, read_tools
 from arpo_verl.data.trace_tokens import PROMPT_ROLES
@@ -29,7 +30,7 @@ from arpo_verl.rollout.tag_syntax import Tags, first_call
 
 Syntax = Literal["tags", "native"]
 
-SCHEMA = pa.schema(
+TRACE_SCHEMA = pa.schema(
     [
         pa.field(
             "messages",
@@ -41,37 +42,51 @@ SCHEMA = pa.schema(
     ]
 )
 
+_TAGS = b"arpo_verl.tags"
+"""Key in the metadata of the file's schema."""
+
+
+def with_tags(schema: pa.Schema, tags: Tags) -> pa.Schema:
+    """Return a schema whose file tells how the calls and results of its traces are written."""
+    return schema.with_metadata({_TAGS: json.dumps(asdict(tags) | {"tools": list(tags.tools)}).encode()})
+
+
+def tags_of(file: str | Path) -> Tags | None:
+    """Return how the traces of a file that `convert_traces` has written are written; None where it does not say."""
+    metadata = pq.read_schema(file).metadata or {}
+    return Tags(**json.loads(metadata[_TAGS])) if _TAGS in metadata else None
+
 
 @dataclass(frozen=True)
 class TraceOptions:
-    """How rows are read."""
+    """The options by which rows are read as traces."""
 
     tags: Tags
-    """How calls and results are written."""
+    """The tags in which calls and results are written."""
     syntax: Syntax = "tags"
-    """`native`: not as `tags` say but in the model's own format."""
+    """`tags`, or `native` for the model's own tool-call format."""
     system_prompt: str | None = None
-    """Takes the place of each trace's own; None keeps that."""
+    """A system prompt that replaces each trace's own; None keeps that."""
     joins_instruction: bool = False
     """Whether an alpaca row's `instruction` is the beginning of the question; else it is the system prompt."""
     count_tokens: Callable[[list[Message], Any], int] | None = None
-    """From messages and tools to the tokens of the whole trace."""
+    """A function that counts the tokens of a trace, given its messages and tools."""
     max_tokens: int | None = None
-    """Longer traces are bad rows."""
+    """The number of tokens above which a trace is a bad row."""
 
 
 @dataclass
 class TraceCounts(RowCounts):
-    """What became of the rows, and of the traces in them."""
+    """The counts of a conversion's rows, and of the calls in their traces."""
 
     calls: Counter[str] = field(default_factory=Counter)
-    """By tool, in the traces that were written."""
+    """The number of calls by tool, in the traces that were written."""
     without_calls: int = 0
-    """Traces that were written and call no tool."""
+    """The number of written traces that call no tool."""
 
 
 def convert_traces(source: Source, out: Path, options: TraceOptions, skip_bad_rows: bool) -> TraceCounts:
-    """Write traces as one parquet of `SCHEMA`; the file appears when it is complete.
+    """Write traces as one parquet of `TRACE_SCHEMA`, with its tags; the file appears when it is complete.
 
     Raises:
         ValueError: rows are bad (unless `skip_bad_rows`), or none is left, or the source as a whole is bad.
@@ -82,9 +97,10 @@ def convert_traces(source: Source, out: Path, options: TraceOptions, skip_bad_ro
     def check() -> None:
         if not skip_bad_rows:
             result.refuse_bad_rows()
-        result.refuse_emptiness(source.label)
+        result.refuse_empty_output(source.label)
 
-    write_parquet(out, SCHEMA, _good_traces(source, options, result), check)
+    schema = with_tags(TRACE_SCHEMA, options.tags) if options.syntax == "tags" else TRACE_SCHEMA
+    write_parquet(out, schema, _good_traces(source, options, result), check)
     return result
 
 
@@ -106,7 +122,7 @@ def _good_traces(source: Source, options: TraceOptions, result: TraceCounts) -> 
 
 
 def convert_trace(row: Mapping[Any, Any], options: TraceOptions) -> dict[str, Any]:
-    """Return a trace as a row of `SCHEMA`.
+    """Return a trace as a row of `TRACE_SCHEMA`.
 
     Raises:
         RowError: a field is missing, or the rollout could not have produced the trace.
@@ -168,7 +184,8 @@ def tag_turns(messages: list[Message], tags: Tags) -> list[Message]:
 
 
 def _split_results(text: str, tags: Tags) -> list[Message]:
-    opening, closing = (mark.strip() for mark in tags.result.split("{result}"))
+    before, after = tags.result_borders
+    opening, closing, end_of_mark = before.strip(), after.strip(), after[len(after.rstrip()) :]
     turns = []
     # A template without marks around the result leaves nothing to find: results are messages of their own then.
     while opening and closing and opening in text:
@@ -178,6 +195,7 @@ def _split_results(text: str, tags: Tags) -> list[Message]:
             raise RowError(f"{opening} has no {closing} after it")
         turns.append({"role": "assistant", "content": written.rstrip()})
         turns.append({"role": "tool", "content": result.strip()})
+        text = text.removeprefix(end_of_mark)
     # Nothing but white space after a result: the trace goes on in the next message, or has no answer.
     return [*turns, {"role": "assistant", "content": text}] if text.strip() or not turns else turns
 

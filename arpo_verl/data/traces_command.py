@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, print what became of the rows and return the exit code."""
+    """Convert, print the counts of the rows and return the exit code."""
     try:
         result = convert_traces(*_prepare(arguments), skip_bad_rows=arguments.skip_bad_rows)
     except (ValueError, OSError, pa.ArrowException) as error:
@@ -91,14 +91,14 @@ def _prepare(arguments: argparse.Namespace) -> tuple[Any, Path, TraceOptions]:
         tags=tags,
         system_prompt=None if arguments.system_prompt is None else system_prompt_of(arguments.system_prompt),
         joins_instruction=arguments.instruction == "user",
-        count_tokens=token_counter(arguments.tokenizer, arguments.syntax, tags) if arguments.tokenizer else None,
+        count_tokens=trace_token_counter(arguments.tokenizer, arguments.syntax, tags) if arguments.tokenizer else None,
         max_tokens=arguments.max_tokens,
     )
     return open_source(arguments.source, arguments.split, None), arguments.out, options
 
 
-def token_counter(model: str, syntax: str, tags: Tags) -> Callable[[list[Message], Any], int]:
-    """Return what counts the tokens of a trace.
+def trace_token_counter(model: str, syntax: str, tags: Tags) -> Callable[[list[Message], Any], int]:
+    """Return a function that counts the tokens of a trace.
 
     Raises:
         OSError: there is no such tokenizer.

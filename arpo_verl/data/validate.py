@@ -25,7 +25,7 @@ from arpo_verl.data.checks import (
     template_faults,
 )
 from arpo_verl.data.grading import grading_doubt
-from arpo_verl.data.report import Group, Report
+from arpo_verl.data.report import Group, ValidationReport
 from arpo_verl.data.rows import column_problems, opened_parquet, parquet_rows
 
 _ROWS_AT_A_TIME = 1000
@@ -34,17 +34,17 @@ _NEEDS = RowNeeds()
 _Row = dict[str, Any]
 
 PromptLengths = Callable[[list[Any]], list[int | str]]
-"""Prompts, as lists of messages, to their lengths, or to why one has none."""
+"""A function of prompts, as lists of messages, to their lengths, or to the error of one that has none."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What files are checked against."""
+class ValidationLimits:
+    """The limits that files are checked against."""
 
     tools: Sequence[str] | None = None
-    """Whose tags each prompt should show; None: they are not looked for."""
+    """The tools whose tags each prompt should show; None: prompts are not searched for tags."""
     prompt_lengths: PromptLengths | None = None
-    """In tokens; None: characters are counted."""
+    """The function that counts the tokens of prompts; None: characters are counted."""
     max_prompt_tokens: int | None = None
 
 
@@ -59,19 +59,19 @@ class _Place:
 
 @dataclass
 class _Seen:
-    """Digests of what was read before, to the first place of each."""
+    """The first places of what was read before, by digest."""
 
     questions: dict[bytes, list[_Place]]
-    """In the files before this one."""
+    """The questions in the files before this one."""
     prompts: dict[bytes, _Place] = field(default_factory=dict)
-    """In this file."""
+    """The prompts in this file."""
     ids: dict[bytes, _Place] = field(default_factory=dict)
-    """In this file."""
+    """The ids in this file."""
 
 
-def validate(paths: Sequence[Path], limits: Limits) -> Report:
-    """Return what is wrong with the files, each by itself and with each other."""
-    report = Report()
+def validate(paths: Sequence[Path], limits: ValidationLimits) -> ValidationReport:
+    """Return the report of the files, each by itself and together."""
+    report = ValidationReport()
     questions: dict[bytes, list[_Place]] = {}
     readable = []
     for path in paths:
@@ -87,7 +87,7 @@ def validate(paths: Sequence[Path], limits: Limits) -> Report:
     return report
 
 
-def _has_right_columns(path: Path, file: pq.ParquetFile, report: Report) -> bool:
+def _has_right_columns(path: Path, file: pq.ParquetFile, report: ValidationReport) -> bool:
     if not file.metadata.num_rows:
         report.error(str(path), "has no row")
         return False
@@ -98,7 +98,11 @@ def _has_right_columns(path: Path, file: pq.ParquetFile, report: Report) -> bool
 
 
 def _check_rows(
-    path: Path, file: pq.ParquetFile, limits: Limits, earlier: dict[bytes, list[_Place]], report: Report
+    path: Path,
+    file: pq.ParquetFile,
+    limits: ValidationLimits,
+    earlier: dict[bytes, list[_Place]],
+    report: ValidationReport,
 ) -> dict[bytes, _Place]:
     """Check the rows and return the questions of the file."""
     seen = _Seen(earlier)
@@ -128,8 +132,8 @@ def _pieces(rows: Iterator[tuple[int, _Row]]) -> Iterator[list[tuple[int, _Row]]
         yield piece
 
 
-def _check_row(place: _Place, row: _Row, report: Report) -> bool:
-    """Return whether a model can be asked what the row asks."""
+def _check_row(place: _Place, row: _Row, report: ValidationReport) -> bool:
+    """Add the row's faults to the report; return whether its prompt can be used."""
     faults = list(row_faults(row, _NEEDS))
     is_askable = not any(fault.is_of_prompt for fault in faults)
     if is_askable:
@@ -146,7 +150,7 @@ def _group(path: Path, row: _Row) -> Group:
     return Group(str(path), str(row["data_source"] or "-"), str(ability))
 
 
-def _check_duplicates(place: _Place, row: dict[str, Any], seen: _Seen, report: Report) -> None:
+def _check_duplicates(place: _Place, row: dict[str, Any], seen: _Seen, report: ValidationReport) -> None:
     first = seen.prompts.setdefault(_digest("\0".join(contents(row))), place)
     if first != place:
         report.warning(str(place), f"the same prompt as row {first.row}", f"a prompt of {place.file} twice")
@@ -163,7 +167,9 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(errors="replace"), digest_size=16).digest()
 
 
-def _check_lengths(path: Path, rows: list[tuple[_Place, dict[str, Any]]], limits: Limits, report: Report) -> None:
+def _check_lengths(
+    path: Path, rows: list[tuple[_Place, dict[str, Any]]], limits: ValidationLimits, report: ValidationReport
+) -> None:
     count = limits.prompt_lengths or _characters
     for (place, row), length in zip(rows, count([row["prompt"] for _, row in rows]), strict=True):
         if isinstance(length, str):
@@ -180,8 +186,8 @@ def _characters(prompts: list[Any]) -> list[int | str]:
     return [sum(len(message["content"]) for message in prompt) for prompt in prompts]
 
 
-def token_counter(folder: str) -> PromptLengths:
-    """Return what counts a prompt's tokens as verl does, chat template applied, but without descriptions of tools.
+def prompt_token_counter(folder: str) -> PromptLengths:
+    """Return a function that counts a prompt's tokens as verl does, with chat template, but without tool descriptions.
 
     verl: `utils/dataset/rl_dataset.py`, `maybe_filter_out_long_prompts`.
 
@@ -220,7 +226,7 @@ def token_counter(folder: str) -> PromptLengths:
     return count
 
 
-def _check_concatenation(paths: Sequence[Path], report: Report) -> None:
+def _check_concatenation(paths: Sequence[Path], report: ValidationReport) -> None:
     """Put the first rows together as verl does (`utils/dataset/rl_dataset.py`, `_read_files_and_tokenize`)."""
     from datasets import Dataset, concatenate_datasets
 

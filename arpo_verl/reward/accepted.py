@@ -1,4 +1,4 @@
-"""The one form of accepted answers: a list of texts, from whatever a dataset has in `reward_model.ground_truth`.
+"""The accepted answers of a row, as a list of texts, whatever form `reward_model.ground_truth` has in the dataset.
 
 | in the dataset                                             | accepted answers                       |
 |------------------------------------------------------------|----------------------------------------|
@@ -46,11 +46,11 @@ class AnswerError(ValueError):
 
     def __init__(self, ground_truth: Any, fault: str) -> None:
         super().__init__(
-            f"ground truth {shown(ground_truth)} {fault}; expected a text, a number or a list of them: "
+            f"ground truth {short_repr(ground_truth)} {fault}; expected a text, a number or a list of them: "
             f"correct reward_model.ground_truth in the dataset"
         )
         self.fault = fault
-        """What is wrong with it, without the value: equal for equal faults."""
+        """The fault without the value, so that equal faults have equal texts."""
 
 
 def accepted_answers(ground_truth: Any) -> list[str]:
@@ -100,8 +100,8 @@ def answer_text(value: Any) -> str | None:
     return value.isoformat() if isinstance(value, date) else None
 
 
-def shown(value: Any, most: int = 120) -> str:
-    """Return a value as an error shows it."""
+def short_repr(value: Any, most: int = 120) -> str:
+    """Return the `repr` of a value, shortened for an error message."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
 

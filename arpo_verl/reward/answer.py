@@ -4,8 +4,10 @@ import re
 
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 """A brace, or a backslash with what it escapes: the brace of `\\{1\\}` is a part of a set."""
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
-_UNBRACED_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z{])[ \t]*([^\n$]+)")
+_COMMAND = r"\\(?:boxed|(?:fbox|framebox|bbox)(?:\[[^\[\]{}\n]{0,100}\])?)(?![A-Za-z])"
+_SPACE = r"(?:\s|~|\\[ ,;:!>])"
+_BOX = re.compile(rf"{_COMMAND}{_SPACE}*\{{")
+_UNBRACED_BOX = re.compile(rf"{_COMMAND}(?!\{{)(?:[ \t]|~|\\[ ,;:!>])*(?:[:=](?!=))?[ \t]*([^\n$]+)")
 """`\\boxed 5`: TeX would box the first character, who writes it means all up to the end of the formula."""
 _END_OF_FORMULA = re.compile(r"\s*\\[)\]].*|[\s.]+\Z")
 
@@ -13,7 +15,8 @@ _END_OF_FORMULA = re.compile(r"\s*\\[)\]].*|[\s.]+\Z")
 def extract_boxed(text: str) -> str | None:
     r"""Return the content of the last `\boxed{...}` or `\fbox{...}`, or None.
 
-    White space may stand before the brace. Where no box has braces, what follows the last `\boxed` is its content.
+    Space of TeX's may stand before the brace, and options such as `[2pt]` after `\fbox`. Where no box has braces, what
+    follows the last `\boxed` is its content.
 
     >>> extract_boxed(r"so \boxed{\frac{1}{2}}."), extract_boxed(r"so $\boxed 5$")
     ('\\frac{1}{2}', '5')

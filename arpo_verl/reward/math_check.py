@@ -15,20 +15,20 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from arpo_verl.reward.math_text import decide, questions, tidy
-from arpo_verl.reward.math_workers import ComparisonError, Helper, Worker
+from arpo_verl.reward.math_text import comparison_pairs, decide, tidy
+from arpo_verl.reward.math_workers import ComparisonError, ForkServer, Worker
 
 CHECK_TIMEOUT_SECONDS = 5.0
 LONGEST_ANSWER = 500
 """Characters. The longest answer of mathematics in the paper's training data has 83."""
 _MOST_CHECKS = 1000
-"""Of one worker: what SymPy's caches hold ends with it."""
+"""The number of checks after which a worker is ended, and SymPy's caches with it."""
 
 logger = logging.getLogger(__name__)
 
 
-class Verdict(str, enum.Enum):
-    """What a check has found."""
+class MathCheckResult(str, enum.Enum):
+    """The result of a check."""
 
     EQUAL = "equal"
     DIFFERENT = "different"
@@ -40,11 +40,11 @@ class Verdict(str, enum.Enum):
     """Two workers died of the comparison, or it ended with an error that nothing caught."""
 
 
-_BY_WEIGHT = (Verdict.EQUAL, Verdict.TIMEOUT, Verdict.FAILED, Verdict.DIFFERENT)
+_BY_PRIORITY = (MathCheckResult.EQUAL, MathCheckResult.TIMEOUT, MathCheckResult.FAILED, MathCheckResult.DIFFERENT)
 
 
-class _Turns:
-    """A semaphore whose callers get in as they came; those of `threading` may be overtaken for ever."""
+class _FairSemaphore:
+    """A first-in, first-out semaphore; callers of one of `threading` may be overtaken for ever."""
 
     def __init__(self, free: int) -> None:
         self._lock = threading.Lock()
@@ -52,11 +52,11 @@ class _Turns:
         self._waiting: deque[threading.Event] = deque()
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def slot(self) -> Iterator[None]:
         mine = threading.Event()
         with self._lock:
             self._waiting.append(mine)
-            self._call_in()
+            self._admit()
         try:
             mine.wait()
             yield
@@ -64,11 +64,11 @@ class _Turns:
             with self._lock:
                 if mine.is_set():
                     self._free += 1
-                else:  # interrupted before its turn
+                else:  # interrupted before its slot
                     self._waiting.remove(mine)
-                self._call_in()
+                self._admit()
 
-    def _call_in(self) -> None:
+    def _admit(self) -> None:
         while self._free and self._waiting:
             self._free -= 1
             self._waiting.popleft().set()
@@ -80,17 +80,17 @@ class MathChecker:
     Processes are started when they are first needed and kept. They end with this process, however that ends.
     """
 
-    _turns: _Turns
+    _slots: _FairSemaphore
     _lock: threading.Lock
-    _helper: Helper | None
+    _fork_server: ForkServer | None
     _idle: list[Worker]
     _busy: set[Worker]
 
     def __init__(self, workers: int = 4, memory_mib: int = 512) -> None:
         """
         Args:
-            workers: at most so many; further callers wait, which doesn't count as time of their check.
-            memory_mib: address space of each; Python and SymPy need 80. A comparison that runs out of it finds a
+            workers: the number of worker processes; further callers wait, which doesn't count as time of their check.
+            memory_mib: address space of each worker; Python and SymPy need 80. A comparison that runs out of it finds a
                 difference.
         """
         self._workers = workers
@@ -98,7 +98,9 @@ class MathChecker:
         self._set_up()
         _checkers.add(self)
 
-    def check(self, prediction: str, truths: Sequence[str], timeout_seconds: float = CHECK_TIMEOUT_SECONDS) -> Verdict:
+    def check(
+        self, prediction: str, truths: Sequence[str], timeout_seconds: float = CHECK_TIMEOUT_SECONDS
+    ) -> MathCheckResult:
         """Compare a prediction with the accepted answers.
 
         Args:
@@ -110,62 +112,62 @@ class MathChecker:
             ImportError: math-verify's parser or SymPy can't be imported.
         """
         if len(prediction) > LONGEST_ANSWER:  # before anything reads it whole
-            return Verdict.EQUAL if prediction in truths else Verdict.TOO_LONG
+            return MathCheckResult.EQUAL if prediction in truths else MathCheckResult.TOO_LONG
         answer, accepted = tidy(prediction), [tidy(truth) for truth in truths]
         decisions = [decide(answer, truth) for truth in accepted]
         if True in decisions:
-            return Verdict.EQUAL
+            return MathCheckResult.EQUAL
         undecided = [truth for truth, decision in zip(accepted, decisions, strict=True) if decision is None]
         if not undecided:
-            return Verdict.DIFFERENT
+            return MathCheckResult.DIFFERENT
         if max(map(len, [answer, *undecided])) > LONGEST_ANSWER:
-            return Verdict.TOO_LONG
+            return MathCheckResult.TOO_LONG
         asked: dict[str, list[str]] = {}
         for truth in undecided:
-            plain, plain_truths = questions(answer, truth)
-            asked.setdefault(plain, []).extend(plain_truths)
-        with self._turns.turn():
-            verdicts = {self._compare(plain, plain_truths, timeout_seconds) for plain, plain_truths in asked.items()}
-        return next((verdict for verdict in _BY_WEIGHT if verdict in verdicts), Verdict.DIFFERENT)
+            for plain, plain_truth in comparison_pairs(answer, truth):
+                asked.setdefault(plain, []).append(plain_truth)
+        with self._slots.slot():
+            results = {self._compare(plain, plain_truths, timeout_seconds) for plain, plain_truths in asked.items()}
+        return next((result for result in _BY_PRIORITY if result in results), MathCheckResult.DIFFERENT)
 
     def close(self) -> None:
         """End all processes; a later check starts new ones."""
         with self._lock:
-            helper, self._helper = self._helper, None
+            fork_server, self._fork_server = self._fork_server, None
             self._idle = []
-        if helper is not None:
-            helper.stop()
+        if fork_server is not None:
+            fork_server.stop()
 
-    def start_afresh(self) -> None:
-        """Forget all processes: a forked child must not talk to its parent's, nor wait for locks held at the fork."""
+    def reset_after_fork(self) -> None:
+        """Drop all processes: a forked child must not talk to its parent's, nor wait for locks held at the fork."""
         for worker in [*self._idle, *self._busy]:
             worker.forget()
-        if self._helper is not None:
-            self._helper.forget()
+        if self._fork_server is not None:
+            self._fork_server.forget()
         self._set_up()
 
     def _set_up(self) -> None:
-        self._turns = _Turns(self._workers)
+        self._slots = _FairSemaphore(self._workers)
         self._lock = threading.Lock()
-        self._helper = None
+        self._fork_server = None
         self._idle = []
         self._busy = set()
 
-    def _compare(self, answer: str, truths: list[str], timeout_seconds: float) -> Verdict:
+    def _compare(self, answer: str, truths: list[str], timeout_seconds: float) -> MathCheckResult:
         """Ask an idle worker, or a new one; if it dies, ask a new one, as it may have died of something else."""
         for is_last in (False, True):
             try:
                 with self._worker(only_new=is_last) as worker:
                     is_equal = worker.is_equal(answer, truths, timeout_seconds)
-                return Verdict.EQUAL if is_equal else Verdict.DIFFERENT
+                return MathCheckResult.EQUAL if is_equal else MathCheckResult.DIFFERENT
             except TimeoutError:
-                return Verdict.TIMEOUT
+                return MathCheckResult.TIMEOUT
             except ComparisonError:
-                return Verdict.FAILED
+                return MathCheckResult.FAILED
             except OSError as error:
                 if is_last:
                     logger.warning("a comparison failed twice, at last with %r: %r, %r", error, answer, truths)
-        return Verdict.FAILED
+        return MathCheckResult.FAILED
 
     @contextlib.contextmanager
     def _worker(self, only_new: bool) -> Iterator[Worker]:
@@ -180,38 +182,38 @@ class MathChecker:
         finally:
             with self._lock:
                 self._busy.discard(worker)
-                if is_sound and worker.helper is self._helper:
+                if is_sound and worker.fork_server is self._fork_server:
                     self._idle.append(worker)
                 else:
                     self._end(worker)
 
     def _start_worker(self) -> Worker:
-        if self._helper is None:
-            self._helper = Helper(self._memory_bytes)
+        if self._fork_server is None:
+            self._fork_server = ForkServer(self._memory_bytes)
         try:
-            return self._helper.start_worker()
+            return self._fork_server.start_worker()
         except OSError:
-            self._drop(self._helper)
+            self._drop(self._fork_server)
             raise
 
     def _end(self, worker: Worker) -> None:
         try:
             worker.end()
         except OSError:
-            self._drop(worker.helper)
+            self._drop(worker.fork_server)
 
-    def _drop(self, helper: Helper) -> None:
-        if helper is self._helper:
-            self._helper = None
-        helper.stop(0)
+    def _drop(self, fork_server: ForkServer) -> None:
+        if fork_server is self._fork_server:
+            self._fork_server = None
+        fork_server.stop(0)
 
 
 _checkers: "weakref.WeakSet[MathChecker]" = weakref.WeakSet()
 
 
-def _start_afresh_after_fork() -> None:
+def _reset_checkers_after_fork() -> None:
     for checker in _checkers:
-        checker.start_afresh()
+        checker.reset_after_fork()
 
 
 def _close_at_exit() -> None:
@@ -219,5 +221,5 @@ def _close_at_exit() -> None:
         checker.close()
 
 
-os.register_at_fork(after_in_child=_start_afresh_after_fork)
+os.register_at_fork(after_in_child=_reset_checkers_after_fork)
 atexit.register(_close_at_exit)

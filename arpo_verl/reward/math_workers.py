@@ -1,6 +1,6 @@
 """Processes that compare mathematics with math-verify and can be killed: the side of the process that owns them.
 
-A helper imports math-verify once and forks the workers, so that a worker's replacement takes milliseconds.
+A fork server imports math-verify once and forks the workers, so that a worker's replacement takes milliseconds.
 """
 
 import json
@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_HELPER = Path(__file__).with_name("math_helper.py")
+_FORK_SERVER = Path(__file__).with_name("math_fork_server.py")
 _MOST_MESSAGE_BYTES = 1 << 18
 _START_SECONDS = 120.0
-"""For the helper to import SymPy; 1 to 2 s on a machine that has nothing else to do."""
+"""Time that the fork server has to import SymPy; it takes 1 to 2 s on an idle machine."""
 _REPLY_SECONDS = 30.0
-"""For the helper to fork or to kill."""
+"""Time that the fork server has to fork or to kill."""
 _STOP_SECONDS = 5.0
 
 
@@ -26,7 +26,7 @@ class ComparisonError(Exception):
     """A comparison ended with an error in the worker."""
 
 
-class Helper:
+class ForkServer:
     """A process that starts workers; any thread may use it."""
 
     def __init__(self, memory_bytes: int) -> None:
@@ -44,7 +44,7 @@ class Helper:
             with theirs:
                 # subprocess uses vfork, which is safe in a process with threads, with CUDA or Ray. -I and hardly any
                 # environment: nothing of the caller's is read. -S: reading every .pth file takes long.
-                command = [sys.executable, "-I", "-S", "-B", str(_HELPER), str(os.getpid()), str(memory_bytes)]
+                command = [sys.executable, "-I", "-S", "-B", str(_FORK_SERVER), str(os.getpid()), str(memory_bytes)]
                 self._process = subprocess.Popen(
                     [*command, *filter(None, sys.path)],
                     stdin=theirs.fileno(),
@@ -62,7 +62,7 @@ class Helper:
         except BaseException as error:
             self.stop(0)
             if isinstance(error, TimeoutError):  # which would be taken for a slow comparison
-                raise OSError(f"the helper didn't start within {_START_SECONDS:g} s") from error
+                raise OSError(f"the fork server didn't start within {_START_SECONDS:g} s") from error
             raise
         if "error" in hello:
             self.stop()
@@ -71,7 +71,7 @@ class Helper:
     def start_worker(self) -> "Worker":
         """
         Raises:
-            OSError: the helper is dead, or can't start a process.
+            OSError: the fork server is dead, or can't start a process.
         """
         ours, theirs = _socket_pair()
         try:
@@ -88,12 +88,12 @@ class Helper:
         """Kill a worker and have it reaped.
 
         Raises:
-            OSError: the helper is dead, and its workers with it.
+            OSError: the fork server is dead, and its workers with it.
         """
         self._ask({"end": pid})
 
     def stop(self, patience_seconds: float = _STOP_SECONDS) -> None:
-        """End the helper and its workers; kill it if it doesn't end; reap it."""
+        """End the fork server and its workers; kill it if it doesn't end; reap it."""
         self._control.close()
         try:
             self._process.wait(patience_seconds)
@@ -102,7 +102,7 @@ class Helper:
             self._process.wait()
 
     def forget(self) -> None:
-        """Close this process's copy of the connection, in a forked child that doesn't own the helper."""
+        """Close this process's copy of the connection, in a forked child that doesn't own the fork_server."""
         self._control.close()
         self._process.returncode = 0  # not ours to reap
 
@@ -116,15 +116,15 @@ class Helper:
                 # A late reply would be taken for the next one.
                 self._process.kill()
                 if isinstance(error, TimeoutError):
-                    raise OSError(f"the helper didn't answer within {_REPLY_SECONDS:g} s") from error
+                    raise OSError(f"the fork server didn't answer within {_REPLY_SECONDS:g} s") from error
                 raise
 
 
 class Worker:
     """A process that compares answers, one at a time, for one thread at a time."""
 
-    def __init__(self, helper: Helper, connection: socket.socket, pid: int) -> None:
-        self.helper = helper
+    def __init__(self, fork_server: ForkServer, connection: socket.socket, pid: int) -> None:
+        self.fork_server = fork_server
         self.checks = 0
         self._connection = connection
         self._pid = pid
@@ -149,10 +149,10 @@ class Worker:
         """Kill the process.
 
         Raises:
-            OSError: the helper is dead, and the worker with it.
+            OSError: the fork server is dead, and the worker with it.
         """
         self._connection.close()
-        self.helper.end_worker(self._pid)
+        self.fork_server.end_worker(self._pid)
 
     def forget(self) -> None:
         """Close this process's copy of the connection, in a forked child that doesn't own the worker."""

@@ -23,6 +23,13 @@ _HTML = re.compile(r"</?(?:b|i|u|em|strong|sup|sub|span|p|br|code)\s*/?>", re.IG
 _FORMULA = re.compile(r"(?<![\\$\w])\$(?=[^\s$])([^$]{0,300}?)(?<=[^\s\\])\$(?![\d$])")
 _ENCLOSED = re.compile(r"\(([^()]*)\)|\[([^\[\],]*)\]")
 _SIGN_APART = re.compile(r"\A([-+])\s+(?=[\d.$€£¥])")
+_MINUS = re.compile(r"\A(?:minus|negative)\s+(?=[\d.$€£¥])", re.IGNORECASE)
+_APOSTROPHES = re.compile(r"(?<![\d.,'])\d{1,3}(?:'\d{3})+(?![\d'])")
+"""Thousands as Switzerland writes them."""
+_CURRENCY_CODES = {"USD": "$", "US$": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "INR": "₹"}
+_CURRENCY_CODE = re.compile(rf"(?<![\w$])({'|'.join(map(re.escape, _CURRENCY_CODES))})[ \u00a0]?(?=[\d.])")
+_DIMENSION = re.compile(r"(?<![\w.,-])(\d)-(?=D\b)")
+"""`3-D`"""
 _PERCENT = re.compile(r"(?<=\d)\s*per ?cent\b", re.IGNORECASE)
 
 
@@ -42,6 +49,8 @@ def plain_text(text: str) -> str:
     text = unwrap(_MARKDOWN.sub("", unwrap(text, _END_PUNCTUATION)), _END_PUNCTUATION)
     if enclosed := _ENCLOSED.fullmatch(text):
         text = unwrap((enclosed[1] or enclosed[2] or ""), _END_PUNCTUATION) or text
+    text = _DIMENSION.sub(r"\1", _CURRENCY_CODE.sub(lambda code: _CURRENCY_CODES[code[1]], text))
+    text = _APOSTROPHES.sub(lambda thousands: thousands[0].replace("'", ""), _MINUS.sub("-", text))
     return _PERCENT.sub("%", _SIGN_APART.sub(r"\1", text))
 
 

@@ -18,25 +18,25 @@ _TAG = re.compile(rf"<(/?)({'|'.join(TAGS)})>")
 
 def format_defect(text: str) -> str | None:
     """Return what is wrong with the format of a response, or None."""
-    return _Reading(text).defect
+    return _FormatParser(text).defect
 
 
 def called_tools(text: str) -> set[str]:
     """Return the tools that a response calls: of which it has an opening and a closing tag outside of results."""
-    return _Reading(text).called
+    return _FormatParser(text).called
 
 
-class _Reading:
+class _FormatParser:
     """One pass over the tags of a response."""
 
     def __init__(self, text: str) -> None:
         self.called: set[str] = set()
         self.defect: str | None = None
         self._inside: list[str] = []
-        """The tags that are open: one, or <think> and what is open in it."""
+        """The tags that are open: one, or <think> and those inside it."""
         self._answers = 0
         self._mentioned: dict[str, str] = {}
-        """Tools named in a <think> that no call with a result has followed yet -> the defect if none does."""
+        """Tools named in a <think> that no call with a result has followed yet, with the defect if none does."""
         self._last_call: str | None = None
         """The tool whose closing tag was the last tag."""
         for match in _outside_results(text):
@@ -46,7 +46,7 @@ class _Reading:
         self.defect = self._unfinished() or _answer_defect(text)
 
     def _read(self, is_closing: bool, tag: str) -> str | None:
-        """Take note of the next tag and return what is wrong with it."""
+        """Process the next tag and return what is wrong with it."""
         last_call, self._last_call = self._last_call, None
         if self._inside and self._inside[0] == "think":
             return self._read_in_think(is_closing, tag, last_call)
@@ -93,7 +93,7 @@ class _Reading:
         self._last_call = tool
 
     def _note_result(self, tool: str) -> None:
-        """A call with its result makes up for what was said of the tool before."""
+        """Clear the defects of a tool's earlier mentions, now that a call of it has a result."""
         self._mentioned.pop(tool, None)
         self._inside[1:] = [tag for tag in self._inside[1:] if tag != tool]
 

@@ -18,7 +18,7 @@ from typing import Any, TypedDict
 
 from arpo_verl.reward.accepted import accepted_answers
 from arpo_verl.reward.answer import extract_boxed
-from arpo_verl.reward.math_check import CHECK_TIMEOUT_SECONDS, MathChecker, Verdict
+from arpo_verl.reward.math_check import CHECK_TIMEOUT_SECONDS, MathChecker, MathCheckResult
 from arpo_verl.reward.prefill import whole_response
 from arpo_verl.reward.published import squad_f1
 from arpo_verl.reward.response_format import called_tools, format_defect
@@ -29,9 +29,9 @@ MULTI_TOOL_BONUS = 0.1
 TEXT_COMPARISONS: dict[str, Callable[[str, Sequence[str]], float]] = {"default": token_f1, "squad": squad_f1}
 """The values of `reward_kwargs.text_comparison`."""
 _REASONS = {
-    Verdict.TIMEOUT: "the check of the answer timed out",
-    Verdict.TOO_LONG: "the answer is too long to check",
-    Verdict.FAILED: "the check of the answer failed",
+    MathCheckResult.TIMEOUT: "the check of the answer timed out",
+    MathCheckResult.TOO_LONG: "the answer is too long to check",
+    MathCheckResult.FAILED: "the check of the answer failed",
 }
 
 
@@ -95,8 +95,8 @@ def compute_score(
     uses_both = {"search", "python"} <= called_tools(text)
     if not is_mathematics(data_source, extra_info):
         return make_score(text_comparison(prediction, truths), uses_both)
-    verdict = _checker().check(prediction, truths, check_timeout_seconds)
-    return make_score(float(verdict is Verdict.EQUAL), uses_both, verdict)
+    check = _checker().check(prediction, truths, check_timeout_seconds)
+    return make_score(float(check is MathCheckResult.EQUAL), uses_both, check)
 
 
 def _text_comparison(name: str) -> Callable[[str, Sequence[str]], float]:
@@ -109,7 +109,7 @@ def _text_comparison(name: str) -> Callable[[str, Sequence[str]], float]:
 
 
 def make_score(
-    acc: float = 0.0, uses_both_tools: bool = False, verdict: Verdict | None = None, defect: str | None = None
+    acc: float = 0.0, uses_both_tools: bool = False, check: MathCheckResult | None = None, defect: str | None = None
 ) -> Score:
     """Return the reward of equation 8 with its parts; a defect of format makes it -1."""
     bonus = MULTI_TOOL_BONUS if acc > 0 and uses_both_tools else 0.0
@@ -119,9 +119,9 @@ def make_score(
         acc=acc,
         format=float(defect is None),
         multi_tool_bonus=bonus,
-        check_timeout=float(verdict is Verdict.TIMEOUT),
-        check_failed=float(verdict in (Verdict.TOO_LONG, Verdict.FAILED)),
-        reason=defect or (_REASONS.get(verdict, reason) if verdict else reason),
+        check_timeout=float(check is MathCheckResult.TIMEOUT),
+        check_failed=float(check in (MathCheckResult.TOO_LONG, MathCheckResult.FAILED)),
+        reason=defect or (_REASONS.get(check, reason) if check else reason),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which rows are mathematics: by their ability, or else by the name of their data source.
+"""The choice of the rows that are mathematics: by their ability, or else by the name of their data source.
 
 verl doesn't hand the column `ability` to a reward function, so it has to be in `extra_info`.
 """
@@ -31,6 +31,12 @@ MATHEMATICS_SOURCES = (
     "mawps",
     "multiarith",
     "aqua_rat",
+    "aqua-rat",
+    "theoremqa",
+    "prm800k",
+    "tabmwp",
+    "beyondaime",
+    "acereason",
 )
 MATHEMATICS_WORDS = (
     # Names in which one of these stands without letters around it, as aime does in aime_2024 and AIME24.
@@ -76,8 +82,11 @@ QUESTION_SOURCES = (
     "nq_open",
     "tiny_world",
     "deepsearch",
+    "medqa",
+    "openbookqa",
+    "commonsenseqa",
 )
-QUESTION_WORDS = ("nq", "hle", "qa")
+QUESTION_WORDS = ("nq", "hle", "qa", "asqa", "sciq")
 _QUESTION_ABILITIES = re.compile(r"qa|question|fact|search|lookup|open|knowledge|text", re.IGNORECASE)
 
 
@@ -92,11 +101,11 @@ _QUESTIONS = _pattern(QUESTION_SOURCES, QUESTION_WORDS)
 
 @dataclass(frozen=True)
 class Subject:
-    """What a row is about."""
+    """The subject of a row: mathematics, or questions whose answers are text."""
 
     is_mathematics: bool
     is_guess: bool
-    """Nothing known speaks for either."""
+    """Whether neither the ability nor the data source is known."""
 
 
 def is_mathematics(data_source: str, extra_info: Any = None) -> bool:

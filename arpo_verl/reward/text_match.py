@@ -18,7 +18,7 @@ from arpo_verl.reward.plain_text import plain_text
 from arpo_verl.reward.quantity import CURRENCIES, MAGNITUDES, UNITS, number
 
 LONGEST_TEXT = 10_000
-"""Characters that are compared."""
+"""The number of characters that are compared."""
 _ARTICLES = {"a", "an", "the"}
 # Ideographs and kana, which are written without spaces between words.
 _CJK = "\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff"
@@ -37,6 +37,8 @@ _TOKEN = re.compile(
 _INNER = re.compile(r"[-.'/:_@·]")
 _INITIALS = re.compile(r"(?<![^\W\d_])[^\W\d_](?:\. ?[^\W\d_](?![^\W\d_]))+\.?")
 _BARE_INITIALS = re.compile(r"(?<![\w.])[B-HJ-Z](?: [A-Z])+(?![\w.'])")
+_CLOCK = re.compile(r"(?<=\d)(?=[ap]\.?m\b)", re.IGNORECASE)
+"""The place between a time and the a.m. or p.m. that follows it without a space."""
 _UNIT = re.compile(
     rf"(?<=\d) ?(?:{'|'.join(map(re.escape, sorted(UNITS, key=len, reverse=True)))})(?![^\W_]|\^)"
     rf"|(?<=\d) ?(?:{'|'.join(MAGNITUDES)})\b",
@@ -59,7 +61,7 @@ def token_f1(prediction: str, truths: Sequence[str]) -> float:
 
 
 def _is_same(prediction: str, truth: str) -> bool:
-    found, expected = _read(prediction), _read(truth)
+    found, expected = _parsed_answer(prediction), _parsed_answer(truth)
     if expected.amount is not None:
         return expected.accepts(found)
     if is_same_choice(found.text, expected.text) or (expected.date is not None and found.date == expected.date):
@@ -70,25 +72,26 @@ def _is_same(prediction: str, truth: str) -> bool:
 def _agreement(prediction: str, truth: str) -> float:
     if _is_same(prediction, truth):
         return 1.0
-    found, expected = _read(prediction), _read(truth)
+    found, expected = _parsed_answer(prediction), _parsed_answer(truth)
     if expected.amount is not None:
         return 0.0
     return max(_f1(one, other) for one, other in zip(found.tokens, expected.tokens, strict=True))
 
 
-class _Reading:
-    """An answer as it is compared."""
+class _ParsedAnswer:
+    """An answer in the form in which it is compared."""
 
     def __init__(self, text: str) -> None:
         self.text = plain_text(text[:LONGEST_TEXT])
         compounds = _compounds(self.text)
         self.tokens = [_tokens(compounds, joins) for joins in (_joins_nothing, _joins_digits, _joins_all)]
-        """By how what is joined by hyphens, apostrophes and the like is read: as words, F-16 as F16, all as one."""
+        """Three lists of tokens, by how compounds with hyphens, apostrophes and the like are split: always, not where
+        they have a digit (F-16 is F16), and never."""
         self.date = date_of(self.text)
         self.amount = _amount(compounds)
         """The value and the currency, or `percent`, of an answer that is nothing but a number."""
 
-    def accepts(self, other: "_Reading") -> bool:
+    def accepts(self, other: "_ParsedAnswer") -> bool:
         """Return whether another answer is this number; a currency or a percent sign may be missing in it."""
         if self.amount is None or other.amount is None or self.amount[0] != other.amount[0]:
             return False
@@ -97,8 +100,8 @@ class _Reading:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(text: str) -> _Reading:
-    return _Reading(text)
+def _parsed_answer(text: str) -> _ParsedAnswer:
+    return _ParsedAnswer(text)
 
 
 class _Whole(str):
@@ -110,6 +113,7 @@ Compound = Fraction | str
 
 
 def _compounds(text: str) -> list[Compound]:
+    text = _CLOCK.sub(" ", text)
     text = _INITIALS.sub(lambda initials: re.sub(r"[. ]", "", initials[0]) + " ", text)
     text = _BARE_INITIALS.sub(lambda initials: initials[0].replace(" ", ""), text)
     text = _UNIT.sub(lambda unit: f" {_unit_name(unit[0].strip())}", text)
@@ -121,7 +125,8 @@ def _compounds(text: str) -> list[Compound]:
         if match["number"]:
             compounds.extend(_number_and_currency(token, match["currency"]))
         else:
-            _append_word(compounds, token.casefold())
+            # The capital of the Turkish i has its dot as a mark of its own when it is folded.
+            _append_word(compounds, token.casefold().replace("i\u0307", "i"))
     return compounds
 
 
@@ -136,6 +141,8 @@ def _is_mark(character: str) -> bool:
 def _number_and_currency(token: str, currency: str | None) -> list[Compound]:
     plain = "".join(part.strip() for part in token.split(currency)) if currency else token
     value = number(plain)
+    if value == 1 and "/" in plain:  # a share of 50/50, a rating of 5/5
+        value = None
     found: list[Compound] = [_Whole(plain) if value is None else value]
     return [*found, CURRENCIES[currency]] if currency else found
 
@@ -169,7 +176,7 @@ def _tokens(compounds: Sequence[Compound], joins: Callable[[str], bool]) -> list
     for compound in compounds:
         if isinstance(compound, Fraction):
             tokens.append(str(compound))
-        elif isinstance(compound, _Whole) or not _INNER.search(compound):
+        elif isinstance(compound, _Whole) or not _INNER.search(compound.rstrip("-")):  # the grade A- keeps its sign
             tokens.append(compound)
         elif joins(compound):
             tokens.append(_INNER.sub("", compound))

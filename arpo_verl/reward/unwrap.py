@@ -1,7 +1,7 @@
-r"""What surrounds an answer and is no part of it: LaTeX, Markdown, quotation marks, how Unicode writes a sign.
+r"""Removes the markup around an answer (LaTeX, Markdown, quotation marks) and unifies how Unicode writes a sign.
 
-The one place for it: the reward, for text as for mathematics, the evaluation's measures, its predictions and its votes
-all read an answer through it.
+The reward, for text as for mathematics, and the evaluation's measures, predictions and votes all read an answer through
+it.
 """
 
 import re
@@ -14,15 +14,17 @@ _COMMANDS = (
 COMMAND = re.compile(rf"{_COMMANDS}\s*(?=\{{)")
 """A command that only says how its argument is set."""
 _SPACE_COMMAND = r"\\(?:[,;:!> ]|quad(?![A-Za-z])|qquad(?![A-Za-z])|displaystyle(?![A-Za-z])|textstyle(?![A-Za-z]))"
-_LEADING = re.compile(rf"(?:\s|{_SPACE_COMMAND}|~)+|=\s*(?=[^=\s])")
-_TRAILING = re.compile(rf"(?:\s|(?<!\\){_SPACE_COMMAND}|(?<!\\)~)+\Z")
+_FONT = r"\\(?:rm|bf|it|sf|tt|sc|em)(?![A-Za-z])"
+"""A command that sets all that follows in its group."""
+_LEADING = re.compile(rf"(?:\s|{_SPACE_COMMAND}|{_FONT}|~)+|(?:=|≈|\\approx(?![A-Za-z]))\s*(?=[^=\s])")
+_TRAILING = re.compile(rf"(?:\s|(?<!\\){_SPACE_COMMAND}|(?<!\\)~)+\Z|(?<!\\)\\\\\s*\Z")
 _SAYS_SO = re.compile(
     r"(?:so |thus |therefore,? |hence,? )?(?:the |my )?(?:final |correct |right )?(?:answer|result)(?: is)?\s*[:=]\s*|"
     r"(?:so |thus |therefore,? |hence,? )?(?:the |my )?(?:final |correct |right )?answer is\s+(?=\S)",
     re.IGNORECASE,
 )
 _MARKS = ("$$", "$", "***", "**", "__", "~~", "```", "`", "*", "_", '"', "'")
-"""What stands before and after."""
+"""Marks that may surround an answer."""
 _PAIRS = {
     r"\(": r"\)",
     r"\[": r"\]",
@@ -49,6 +51,7 @@ _FOLDED_CHARACTERS = str.maketrans(
         **dict.fromkeys("\u201c\u201d\u201e\u2033", '"'),
         "\u2044": "/",
         "\u00b7": "·",
+        "\u2116": "No. ",
     }
 )
 _FOLDED_KINDS = ("<wide>", "<narrow>", "<compat>", "<font>", "<sub>", "<small>", "<noBreak>")

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from arpo_tools.search.passage import Passage, normalise_query
-from arpo_tools.sqlite_file import ForeignFileError, Layout, SqliteFile, is_damage
-from arpo_tools.sqlite_queue import SqliteQueue
+from arpo_tools.passage import Passage, normalise_query
+from arpo_tools.sqlite.file import ForeignFileError, Layout, SqliteFile, is_damage
+from arpo_tools.sqlite.queue import SqliteQueue
 
 logger = logging.getLogger(__name__)
 
@@ -47,20 +47,20 @@ _MOST_FAILURES = 5
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What an answer depends on."""
+    """The key of an answer: everything that it depends on."""
 
     backend: str
     query: str
     parameters: str
 
     @classmethod
-    def of(cls, backend: str, query: str, parameters: Mapping[str, str]) -> "CacheKey":
-        """Make the key of a search; queries that a search engine takes for the same have one key."""
+    def of_query(cls, backend: str, query: str, parameters: Mapping[str, str]) -> "CacheKey":
+        """Make the key of a search; queries that are the same for a search engine have one key."""
         return cls(backend, normalise_query(query), json.dumps(dict(parameters), sort_keys=True))
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A stored answer. `created` is in seconds since 1970."""
 
     key: CacheKey
@@ -91,14 +91,14 @@ class SearchCache:
         self._file: SqliteFile | None = None
         self._queue: SqliteQueue | None = None
         try:
-            self._file = self._opened(is_read_only)
+            self._file = self._open(is_read_only)
             self._queue = SqliteQueue(self._file)
         except (OSError, sqlite3.Error) as error:
             if is_read_only:
                 raise
             logger.error("search cache %s can't be opened (%s): every call goes to its service", self.path, error)
 
-    def _opened(self, is_read_only: bool) -> SqliteFile:
+    def _open(self, is_read_only: bool) -> SqliteFile:
         """
         Raises:
             ForeignFileError, OSError, sqlite3.Error: the file can't be opened.
@@ -139,7 +139,7 @@ class SearchCache:
         rows = await self._ask(lambda connection: connection.execute(sql, arguments).fetchall(), is_write=False)
         return next((entry.passages for entry in map(_entry, rows or []) if entry and self._is_valid(entry)), None)
 
-    def _is_valid(self, entry: Entry) -> bool:
+    def _is_valid(self, entry: CacheEntry) -> bool:
         # An entry from the future was written before the clock was set back: its age is not known.
         return bool(entry.passages) or 0 <= time.time() - entry.created < self.empty_seconds
 
@@ -147,7 +147,7 @@ class SearchCache:
         """Store an answer. When this returns, the answer survives the death of the process."""
         if self._file is None or self._file.is_read_only:
             return
-        row = _row(Entry(key, list(passages), time.time()))
+        row = _row(CacheEntry(key, list(passages), time.time()))
         await self._ask(lambda connection: connection.execute(_INSERT, row), is_write=True)
 
     async def _ask(self, action: Callable[[sqlite3.Connection], Any], is_write: bool) -> Any:
@@ -160,12 +160,12 @@ class SearchCache:
         except (OSError, sqlite3.Error, RuntimeError) as error:
             if asked == self._asked_after:  # of the calls under way at one failure the first is counted
                 self._asked_after += 1
-                await self._failed(error)
+                await self._handle_failure(error)
             return None
         self._failures = 0
         return result
 
-    def put_all(self, entries: Iterable[Entry]) -> int:
+    def put_all(self, entries: Iterable[CacheEntry]) -> int:
         """Store many answers in one transaction and return their number. Blocks.
 
         Raises:
@@ -189,7 +189,7 @@ class SearchCache:
         file.run(insert)
         return len(rows)
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[CacheEntry]:
         """Yield all answers, those that have expired too, ordered by query. Blocks."""
         last = ("", "", "")
         while True:
@@ -215,7 +215,7 @@ class SearchCache:
         if self._file is not None:
             self._file.close()
 
-    async def _failed(self, error: Exception) -> None:
+    async def _handle_failure(self, error: Exception) -> None:
         self._failures += 1
         if self._failures == 1:
             logger.error("search cache %s failed (%s): the call goes to its service", self.path, error)
@@ -242,16 +242,18 @@ def _page_after(last: tuple[str, str, str], connection: sqlite3.Connection) -> l
     return connection.execute(_PAGE, last).fetchall()
 
 
-def _row(entry: Entry) -> tuple[str, str, str, str, float]:
+def _row(entry: CacheEntry) -> tuple[str, str, str, str, float]:
     key = entry.key
     return key.backend, key.query, key.parameters, passages_to_json(entry.passages), entry.created
 
 
-def _entry(row: tuple[str, str, str, str, float]) -> Entry | None:
+def _entry(row: tuple[str, str, str, str, float]) -> CacheEntry | None:
     """Return the answer of a row, or None for one that can't be read."""
     backend, query, parameters, passages, created = row
     try:
-        return Entry(CacheKey(backend, query, parameters), passages_from_json(json.loads(passages)), float(created))
+        return CacheEntry(
+            CacheKey(backend, query, parameters), passages_from_json(json.loads(passages)), float(created)
+        )
     except (ValueError, TypeError, RecursionError):
         return None
 
@@ -272,7 +274,7 @@ def passages_from_json(value: object) -> list[Passage]:
     """Return the passages of decoded JSON.
 
     Raises:
-        ValueError, TypeError: it is no list of passages.
+        ValueError, TypeError: it is not a list of passages.
     """
     if not isinstance(value, list):
         raise TypeError(f"expected a list of passages, got {type(value).__name__}")

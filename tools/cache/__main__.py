@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from arpo_tools.cache import ANY_PARAMETERS, CacheKey, Entry, SearchCache, passages_from_json, passages_to_json
+from arpo_tools.cache import ANY_PARAMETERS, CacheEntry, CacheKey, SearchCache, passages_from_json, passages_to_json
+from arpo_tools.passage import Passage, normalise_query
 from arpo_tools.redaction import redact
-from arpo_tools.search.passage import Passage, normalise_query
 
 _PAGE = re.compile(r"^Page \d+: ", re.MULTILINE)
 # What the released search tool stores for a failed search, beside a genuine lack of results.
@@ -21,12 +21,12 @@ _CACHED = ("retrieval_server", "brightdata", "serper", "tavily", "brave", "searx
 """The back-ends that look into a cache."""
 _NEVER_CACHED = ("local", "replay")
 _PAGE_BROWSER = "page"
-"""Whose keys are addresses, and no queries."""
+"""The back-end name of pages, whose keys are addresses instead of queries."""
 _NO_ANSWER = ("", "No search results found.", "None")
 
 
-def read_entries(path: Path, backend: str) -> Iterator[Entry | None]:
-    """Yield the answers of a file, None for each that is no answer.
+def read_entries(path: Path, backend: str) -> Iterator[CacheEntry | None]:
+    """Yield the answers of a file, None for each entry without an answer.
 
     Args:
         path: the released project's JSON, {query: "Page 1: ...\\nPage 2: ..."}, or the JSONL of `export`.
@@ -39,7 +39,7 @@ def read_entries(path: Path, backend: str) -> Iterator[Entry | None]:
         if path.suffix == ".jsonl":
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield _exported(line, f"{path}:{number}")
+                    yield _entry_of_export(line, f"{path}:{number}")
             return
         try:
             answers = json.load(file)
@@ -48,20 +48,20 @@ def read_entries(path: Path, backend: str) -> Iterator[Entry | None]:
     if not isinstance(answers, dict):
         raise ValueError(f"{path}: got a {type(answers).__name__}; expected a JSON object from query to text")
     for query, text in answers.items():
-        yield _released(query, text, backend)
+        yield _entry_of_released_project(query, text, backend)
 
 
-def _released(query: str, text: object, backend: str) -> Entry | None:
+def _entry_of_released_project(query: str, text: object, backend: str) -> CacheEntry | None:
     if not isinstance(text, str) or text.strip() in _NO_ANSWER or not normalise_query(query):
         return None
     passages = [Passage(part.strip()) for part in _PAGE.split(text) if part.strip()]
-    return Entry(CacheKey(backend, normalise_query(query), ANY_PARAMETERS), passages, time.time())
+    return CacheEntry(CacheKey(backend, normalise_query(query), ANY_PARAMETERS), passages, time.time())
 
 
-def _exported(line: str, place: str) -> Entry:
+def _entry_of_export(line: str, place: str) -> CacheEntry:
     try:
         fields = json.loads(line)
-        backend, query, parameters = (_text(fields[name]) for name in ("backend", "query", "parameters"))
+        backend, query, parameters = (_require_text(fields[name]) for name in ("backend", "query", "parameters"))
         passages, created = passages_from_json(fields["passages"]), float(fields["created"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{place}: got {line[:80]!r}; expected a line of `export`: {error!r}") from error
@@ -74,16 +74,16 @@ def _exported(line: str, place: str) -> Entry:
     query = query if backend == _PAGE_BROWSER else normalise_query(query)
     if not query or not math.isfinite(created):
         raise ValueError(f"{place}: got {line[:80]!r}; expected a query, and a time in `created`: take the line out")
-    return Entry(CacheKey(backend, query, parameters), passages, created)
+    return CacheEntry(CacheKey(backend, query, parameters), passages, created)
 
 
-def _text(value: object) -> str:
+def _require_text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not text")
     return value
 
 
-def write_entries(entries: Iterable[Entry], path: Path | None) -> int:
+def write_entries(entries: Iterable[CacheEntry], path: Path | None) -> int:
     """Write answers as JSONL, to standard output without a path, and return their number."""
     count = 0
     with path.open("w", encoding="utf-8") if path else open(sys.stdout.fileno(), "w", closefd=False) as file:

@@ -1,7 +1,7 @@
 """The command line that starts the helper in namespaces of its own, by bubblewrap.
 
-An extra layer where it works: most containers forbid it, and landlock and seccomp stand without it. Inside there is no
-other process, no network, and no file but those given; what the helper's children may do is decided by their walls.
+An extra layer where it works: most containers forbid it, and landlock and seccomp work without it. Inside there is no
+other process, no network, and no file but those given; landlock and seccomp decide what children may do.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""From a fresh copy of the helper to a process that can run model code: one way, and nothing kept from the helper."""
+"""Turns a fresh fork of the helper into a process that can run model code and keeps nothing of the helper."""
 
 import os
 import signal
@@ -8,37 +8,37 @@ import tempfile
 from typing import NoReturn
 
 from . import kernel
+from .isolation import Isolation
 from .limits import ONE_THREAD
 from .program import renew_random_state, run_program
-from .walls import Walls
 
 MOST_HELPER_FILES = 4096
 """Descriptors of the helper, which a child closes."""
 
 GATE, READY, FAILED = b"gate", b"ready", b"failed:"
-"""What a child says to the helper before it runs the program; afterwards the channel is closed."""
+"""Messages of a child to the helper before it runs the program; afterwards the channel is closed."""
 
 
-def run_child(channel: socket.socket, walls: Walls, helper: int) -> NoReturn:
-    """Put up the walls, wait for a program, run it and end the process.
+def run_child(channel: socket.socket, isolation: Isolation, helper: int) -> NoReturn:
+    """Isolate this process, wait for a program, run it and end the process.
 
     Args:
         channel: to the helper, which sends the program's file and the end of the pipe that it prints to.
-        walls: prepared.
+        isolation: prepared.
         helper: the process id of the helper.
     """
     try:
-        source = _enter(channel, walls, helper)
+        source = _isolate_and_receive(channel, isolation, helper)
     except BaseException as error:
         report = f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:1000]
         channel.send(FAILED + report)
         os._exit(1)
-    run_program(source, walls.limits.memory_mb)
+    run_program(source, isolation.limits.memory_mb)
     os._exit(1)
 
 
-def _enter(channel: socket.socket, walls: Walls, helper: int) -> bytes:
-    """Put up the walls and return the program; no code of the model has run by then."""
+def _isolate_and_receive(channel: socket.socket, isolation: Isolation, helper: int) -> bytes:
+    """Isolate this process and return the program; no code of the model has run by then."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
@@ -50,7 +50,7 @@ def _enter(channel: socket.socket, walls: Walls, helper: int) -> bytes:
     sys.orig_argv = [""]
     tempfile.tempdir = None  # the helper's own, which the program can't use
     threads = os.open("/proc/self/task", os.O_RDONLY | os.O_DIRECTORY)
-    listener = walls.enclose(helper)
+    listener = isolation.restrict(helper)
     if listener is not None:
         socket.send_fds(channel, [GATE], [listener, threads])
     _, descriptors, _, _ = socket.recv_fds(channel, 1, 2)
@@ -63,7 +63,7 @@ def _enter(channel: socket.socket, walls: Walls, helper: int) -> bytes:
     os.dup2(output, 2)
     renew_random_state()
     kernel.prctl(kernel.PR_SET_NAME, b"arpo-program")
-    walls.seal()
+    isolation.finalize()
     channel.send(READY)
     kernel.close_descriptors_from(3, MOST_HELPER_FILES)
     return program

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from .launch import STOP_SECONDS, Helper, start_helper
+from .launch import STOP_SECONDS, HelperProcess, start_helper
 from .output import Output
 from .plan import Plan, SandboxReport
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _START_SECONDS = 120.0
 """Limit of the helper's start, imports included, on a busy machine."""
 _GRACE_SECONDS = 30.0
-"""How long after a call's wall-clock limit the helper may be silent before it counts as stuck."""
+"""Time after a call's wall-clock limit in which the helper must answer, or it counts as stuck."""
 _PACKET_BYTES = 1 << 16
 
 
@@ -36,8 +36,8 @@ class HelperGone(HelperError):
 
 
 @dataclass(frozen=True)
-class Ending:
-    """How a program has ended, by the kernel's account."""
+class ExecutionResult:
+    """The exit status, output and CPU time of a program, as the kernel reports them."""
 
     output: bytes
     is_cut: bool
@@ -51,14 +51,14 @@ class Ending:
 class HelperClient:
     """A running helper. Everything must be called from the thread of the loop it was started in."""
 
-    def __init__(self, helper: Helper, plan: Plan, max_children: int) -> None:
+    def __init__(self, helper: HelperProcess, plan: Plan, max_children: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._owner = os.getpid()
         self._helper = helper
         self._plan = plan
         self._slots = asyncio.Semaphore(max_children)
         self._last_identifier = 0
-        self._endings: dict[int, asyncio.Future[dict[str, Any]]] = {0: self._loop.create_future()}
+        self._results: dict[int, asyncio.Future[dict[str, Any]]] = {0: self._loop.create_future()}
         """By identifier; 0 is the start."""
         self._failure = ""
         self._is_retired = False
@@ -73,7 +73,7 @@ class HelperClient:
         """Start a helper and wait until it serves.
 
         Raises:
-            HelperError: it can't be started, or the plan asks for walls that can't be had.
+            HelperError: it can't be started, or the plan asks for isolation that can't be had.
         """
         try:
             helper = start_helper(plan, bubblewrap)
@@ -81,7 +81,7 @@ class HelperClient:
             raise HelperError(f"the interpreter could not start: {error}") from error
         client = cls(helper, plan, max_children)
         try:
-            message = await asyncio.wait_for(client._endings[0], _START_SECONDS)
+            message = await asyncio.wait_for(client._results[0], _START_SECONDS)
             if "failed" in message:
                 raise HelperError(message["failed"])
             await anext(client._guard)
@@ -95,17 +95,17 @@ class HelperClient:
 
     @property
     def is_usable(self) -> bool:
-        """Whether calls can be made: the helper is alive and well, and this process's own."""
+        """Whether calls can be made: the helper is running, and is this process's own."""
         if self._failure or self._is_retired or self._owner != os.getpid():
             return False
         # It is killed, for instance, with the thread that started it, without the loop having run since.
         return self._helper.process.poll() is None
 
-    async def run(self, source: bytes, max_output_bytes: int) -> Ending:
+    async def run(self, source: bytes, max_output_bytes: int) -> ExecutionResult:
         """Run a program. Cancellation kills it.
 
         Raises:
-            HelperError: the helper died, is stuck, or couldn't put up its walls.
+            HelperError: the helper died, is stuck, or couldn't isolate the program.
             HelperGone: it had died before.
         """
         async with self._slots:
@@ -116,14 +116,14 @@ class HelperClient:
             output = Output(max_output_bytes, lambda: self._send({"kill": identifier}))
             try:
                 with _file_of(source) as file:
-                    self._endings[identifier] = self._loop.create_future()
+                    self._results[identifier] = self._loop.create_future()
                     self._send({"run": identifier}, [file.fileno(), output.write_end])
                 output.close_write_end()
-                message = await self._ending(identifier)
+                message = await self._result_message(identifier)
                 if "failure" in message:
-                    self._is_retired = True  # what keeps one child from its walls would keep others from them too
+                    self._is_retired = True  # what keeps one child from being isolated would keep others too
                     raise HelperError(message["failure"])
-                return Ending(
+                return ExecutionResult(
                     output=output.finish(),
                     is_cut=output.is_cut,
                     exit_code=message["exit_code"],
@@ -131,17 +131,17 @@ class HelperClient:
                     is_timeout=message["is_timeout"],
                 )
             finally:
-                self._endings.pop(identifier, None)
+                self._results.pop(identifier, None)
                 output.close()
-                if self._is_retired and len(self._endings) == 1:  # all but the start's
+                if self._is_retired and len(self._results) == 1:  # all but the start's
                     self.close()
 
-    async def _ending(self, identifier: int) -> dict[str, Any]:
-        patience = self._plan.limits.timeout_seconds + _GRACE_SECONDS
+    async def _result_message(self, identifier: int) -> dict[str, Any]:
+        seconds = self._plan.limits.timeout_seconds + _GRACE_SECONDS
         try:
-            return await asyncio.wait_for(self._endings[identifier], patience)
+            return await asyncio.wait_for(self._results[identifier], seconds)
         except asyncio.TimeoutError:
-            self._fail(f"the interpreter said nothing for {patience:g} s")
+            self._fail(f"the interpreter did not answer for {seconds:g} s")
             raise HelperError(self._failure) from None
         except asyncio.CancelledError:
             self._send({"kill": identifier})
@@ -158,15 +158,15 @@ class HelperClient:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._fail(f"the interpreter can't be heard: {error}")
+                self._fail(f"nothing can be received from the interpreter: {error}")
                 return
             if not packet:
-                self._fail(f"the interpreter's helper process has ended {self._helper.last_words()}".strip())
+                self._fail(f"the interpreter's helper process has ended {self._helper.stderr_tail()}".strip())
                 return
             message = json.loads(packet)
-            ending = self._endings.get(message.get("ended", 0))
-            if ending is not None and not ending.done():  # else it was cancelled
-                ending.set_result(message)
+            result = self._results.get(message.get("ended", 0))
+            if result is not None and not result.done():  # else it was cancelled
+                result.set_result(message)
 
     def _send(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         if self._failure:
@@ -178,10 +178,10 @@ class HelperClient:
                 raise HelperError(
                     f"this user sends too many open files at a time ({error}): raise `ulimit -n`"
                 ) from error
-            self._fail(f"the interpreter does not listen: {error}")
+            self._fail(f"nothing can be sent to the interpreter: {error}")
 
-    def _fail(self, reason: str, patience_seconds: float = 0.0) -> None:
-        """Give the helper up, for good; one that is stuck must not hold the loop up while it ends."""
+    def _fail(self, reason: str, grace_seconds: float = 0.0) -> None:
+        """Stop using this helper for good; one that is stuck must not block the loop while it ends."""
         if self._failure:
             return
         self._failure = reason
@@ -190,10 +190,10 @@ class HelperClient:
             return
         if not self._loop.is_closed():
             self._loop.remove_reader(self._helper.control)
-            for ending in self._endings.values():
-                if not ending.done():
-                    ending.set_exception(HelperError(reason))
-        self._helper.stop(patience_seconds)
+            for result in self._results.values():
+                if not result.done():
+                    result.set_exception(HelperError(reason))
+        self._helper.stop(grace_seconds)
 
 
 async def _close_with_loop(client: HelperClient) -> AsyncGenerator[None, None]:
@@ -213,7 +213,7 @@ def _file_of(content: bytes) -> Iterator[BinaryIO]:
 
 
 async def start_best(plan: Plan, max_children: int) -> tuple[HelperClient, SandboxReport]:
-    """Start a helper in the strongest walls that the plan allows and the machine has, and say once what is missing.
+    """Start a helper in the strongest isolation that the plan allows and the machine has, and log once what is missing.
 
     Raises:
         HelperError: see `HelperClient.start`.
@@ -222,7 +222,7 @@ async def start_best(plan: Plan, max_children: int) -> tuple[HelperClient, Sandb
         return await HelperClient.start(plan, None, max_children)
     client, report = await _start_in_bubblewrap(plan, max_children)
     is_whole = report.has_landlock and report.has_seccomp and not report.unreadable
-    _tell_once(is_whole, report.level, tuple(report.missing))
+    _log_once(is_whole, report.level, tuple(report.missing))
     return client, report
 
 
@@ -242,6 +242,6 @@ async def _start_in_bubblewrap(plan: Plan, max_children: int) -> tuple[HelperCli
 
 
 @functools.cache
-def _tell_once(is_whole: bool, level: str, missing: tuple[str, ...]) -> None:
+def _log_once(is_whole: bool, level: str, missing: tuple[str, ...]) -> None:
     log = logger.info if is_whole else logger.warning
     log("model-written Python runs behind %s; missing: %s", level, "; ".join(missing) or "nothing")

@@ -1,4 +1,4 @@
-"""Which files a child may read, which directory it may write, and that it reaches nothing outside (Landlock).
+"""Restricts the files that a child may read and the directory that it may write, by Landlock.
 
 Everything that the running kernel's version of Landlock can handle is handled: files (ABI 1 to 3), TCP (4), device
 ioctls (5), abstract sockets and signals (6). Not covered by any version: whether a path exists, its size and its owner

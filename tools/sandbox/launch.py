@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import IO
 
 from .bubblewrap import bubblewrap_command
-from .limits import ONE_THREAD, CallLimits
+from .limits import ONE_THREAD, ProgramLimits
 from .plan import Plan
 
 STOP_SECONDS = 5.0
-"""How long a helper may take to end its children and itself before it is killed."""
+"""Time that a helper has to end its children and itself before it is killed."""
 
 PRELOADED = ("numpy", "sympy")
-"""What most programs import."""
+"""Libraries that most programs import."""
 
 _PACKAGE = Path(__file__).parent
 
@@ -40,33 +40,33 @@ _SYSTEM = (
 
 
 @dataclass
-class Helper:
+class HelperProcess:
     """A started helper process and our end of its socket."""
 
     process: subprocess.Popen[bytes]
     control: socket.socket
     errors: IO[bytes]
-    """What it writes to its standard error."""
+    """The file that its standard error goes to."""
 
-    def last_words(self) -> str:
+    def stderr_tail(self) -> str:
         """Return the end of what it has written to its standard error, for a message."""
         with contextlib.suppress(OSError, ValueError):
             self.errors.seek(0)
             return self.errors.read()[-500:].decode("utf-8", "replace").strip()
         return ""
 
-    def stop(self, patience_seconds: float = STOP_SECONDS) -> None:
+    def stop(self, grace_seconds: float = STOP_SECONDS) -> None:
         """Close the socket, which ends the helper and its children; kill it if it doesn't end; reap it."""
         self.control.close()
         self.errors.close()
         try:
-            self.process.wait(patience_seconds)
+            self.process.wait(grace_seconds)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
 
 
-def make_plan(limits: CallLimits, isolation: str, libraries: Sequence[str] = PRELOADED) -> Plan:
+def make_plan(limits: ProgramLimits, isolation: str, libraries: Sequence[str] = PRELOADED) -> Plan:
     """Return the plan of a helper for this process's Python.
 
     Args:
@@ -110,7 +110,7 @@ def readable_paths(folders: list[str], packages: Sequence[str]) -> list[str]:
     return [path for path in dict.fromkeys(both) if os.path.exists(path)]
 
 
-def start_helper(plan: Plan, bubblewrap: str | None) -> Helper:
+def start_helper(plan: Plan, bubblewrap: str | None) -> HelperProcess:
     """Start a helper; whether it works is known when it reports.
 
     Args:
@@ -147,7 +147,7 @@ def start_helper(plan: Plan, bubblewrap: str | None) -> Helper:
         ours.close()
         errors.close()
         raise
-    return Helper(process, ours, errors)
+    return HelperProcess(process, ours, errors)
 
 
 def _environment(plan: Plan) -> dict[str, str]:

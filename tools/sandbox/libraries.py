@@ -1,4 +1,4 @@
-"""Finds out which libraries programs can import, by importing each in a program behind the walls of a real call."""
+"""Finds out which libraries programs can import, by importing each in a program isolated as a real call is."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from .launch import Helper, start_helper
+from .launch import HelperProcess, start_helper
 from .plan import Plan
 from .probe import SandboxUnavailable
 
@@ -47,11 +47,11 @@ def import_errors(plan: Plan, names: Sequence[str]) -> dict[str, str]:
         SandboxUnavailable: no helper can be started or asked.
     """
     with _lock:  # or calls that fail at the same time would all ask
-        return dict(_asked(plan.to_json(), tuple(names)))
+        return dict(_import_in_helper(plan.to_json(), tuple(names)))
 
 
 @functools.lru_cache(maxsize=16)
-def _asked(plan_text: str, names: tuple[str, ...]) -> dict[str, str]:
+def _import_in_helper(plan_text: str, names: tuple[str, ...]) -> dict[str, str]:
     plan = Plan.from_json(plan_text)
     limits = dataclasses.replace(plan.limits, timeout_seconds=_IMPORT_SECONDS, cpu_seconds=_IMPORT_SECONDS)
     try:
@@ -62,16 +62,16 @@ def _asked(plan_text: str, names: tuple[str, ...]) -> dict[str, str]:
         helper.control.settimeout(_START_SECONDS)
         ready = _receive(helper)
         if "ready" not in ready:
-            raise SandboxUnavailable(str(ready.get("failed") or f"the interpreter ended {helper.last_words()}"))
+            raise SandboxUnavailable(str(ready.get("failed") or f"the interpreter ended {helper.stderr_tail()}"))
         with contextlib.ExitStack() as files:
-            return _ask(helper, names, files)
+            return _import_each(helper, names, files)
     except OSError as error:
-        raise SandboxUnavailable(f"the interpreter did not answer: {error}; {helper.last_words()}") from error
+        raise SandboxUnavailable(f"the interpreter did not answer: {error}; {helper.stderr_tail()}") from error
     finally:
         helper.stop()
 
 
-def _ask(helper: Helper, names: tuple[str, ...], files: contextlib.ExitStack) -> dict[str, str]:
+def _import_each(helper: HelperProcess, names: tuple[str, ...], files: contextlib.ExitStack) -> dict[str, str]:
     outputs = []
     for number, name in enumerate(names, start=1):
         source, output = (
@@ -82,19 +82,19 @@ def _ask(helper: Helper, names: tuple[str, ...], files: contextlib.ExitStack) ->
         outputs.append(output)
         message = json.dumps({"run": number}).encode()
         socket.send_fds(helper.control, [message], [source.fileno(), output.fileno()])
-    errors = {}
+    errors: dict[str, str] = {}
     while len(errors) < len(names):
-        ending = _receive(helper)
-        number = ending["ended"]
+        result = _receive(helper)
+        number = result["ended"]
         outputs[number - 1].seek(0)
-        errors[names[number - 1]] = _error(ending, outputs[number - 1].read().decode("utf-8", "replace"))
+        errors[names[number - 1]] = _error(result, outputs[number - 1].read().decode("utf-8", "replace"))
     return {name: errors[name] for name in names}
 
 
-def _error(ending: dict[str, Any], output: str) -> str:
-    if "failure" in ending:
-        return str(ending["failure"])
-    code = ending["exit_code"]
+def _error(result: dict[str, Any], output: str) -> str:
+    if "failure" in result:
+        return str(result["failure"])
+    code = result["exit_code"]
     if code == 0:
         return ""
     lines = output.strip().splitlines() or [f"the import ended with code {code}"]
@@ -103,7 +103,7 @@ def _error(ending: dict[str, Any], output: str) -> str:
     return lines[-1][:_SHOWN_CHARS]
 
 
-def _receive(helper: Helper) -> dict[str, Any]:
+def _receive(helper: HelperProcess) -> dict[str, Any]:
     packet = helper.control.recv(1 << 16)
     if not packet:
         raise ConnectionError(os.strerror(104))

@@ -1,4 +1,4 @@
-"""What a child loses before it runs model code, beside what landlock and seccomp take: resources and privileges."""
+"""Limits the resources and drops the privileges of a child before it runs model code."""
 
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ OPEN_FILES = 64
 
 
 @dataclass(frozen=True)
-class CallLimits:
+class ProgramLimits:
     """The limits of one call, as they travel to the helper."""
 
     timeout_seconds: float
@@ -31,7 +31,7 @@ class CallLimits:
     scratch_mb: int = 0
 
 
-def limit_resources(limits: CallLimits) -> None:
+def limit_resources(limits: ProgramLimits) -> None:
     """Set the resource limits; what is lower already stays."""
     memory, file_size = limits.memory_mb << 20, limits.file_mb << 20
     wanted = [

@@ -1,4 +1,4 @@
-"""What a program prints, read from a pipe without waiting and up to a limit."""
+"""Reads what a program prints from a pipe, without waiting and up to a limit."""
 
 import asyncio
 import os

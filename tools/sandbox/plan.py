@@ -1,25 +1,25 @@
-"""What the tool tells the helper when it starts it, and what the helper reports back."""
+"""The plan that the tool starts a helper with, and the report that the helper sends back."""
 
 import dataclasses
 import json
 from dataclasses import dataclass, field
 
-from .limits import CallLimits
+from .limits import ProgramLimits
 
 
 @dataclass(frozen=True)
 class Plan:
     """The helper's command line."""
 
-    limits: CallLimits
+    limits: ProgramLimits
     isolation: str
     """`auto`: as much as there is; `strict`: landlock and seccomp or nothing; `limits`: resource limits only."""
     library_folders: list[str]
-    """What joins `sys.path`."""
+    """Folders that are added to `sys.path`."""
     libraries: list[str]
-    """What is imported before programs start, by import name; those that can't be are left to the programs."""
+    """Import names of what is imported before programs start; those that can't be are left to the programs."""
     readable: list[str]
-    """What landlock lets a program read."""
+    """Paths that landlock lets a program read."""
     parent: int
     """The process whose end is the helper's; 0 if something between them sees to that."""
     hash_seed: str = "0"
@@ -33,12 +33,12 @@ class Plan:
     def from_json(cls, text: str) -> "Plan":
         """Return the plan of `to_json`."""
         values = json.loads(text)
-        return cls(**values | {"limits": CallLimits(**values["limits"])})
+        return cls(**values | {"limits": ProgramLimits(**values["limits"])})
 
 
 @dataclass(frozen=True)
 class SandboxReport:
-    """How well programs are walled in, as tested by a program that tries to get out."""
+    """The isolation of programs, as tested by a program that tries to escape."""
 
     has_bubblewrap: bool = False
     """Namespaces of its own: no other process, no network device, no file that isn't Python's is even visible."""
@@ -48,7 +48,7 @@ class SandboxReport:
     """Threads are counted; without it, seccomp refuses them."""
     landlock_abi: int = 0
     missing: list[str] = field(default_factory=list)
-    """What could not be had, why, and what to do; one sentence each."""
+    """Layers of isolation that could not be had, why, and what to do; one sentence each."""
     unreadable: list[str] = field(default_factory=list)
     """Folders of libraries that programs can't read, as whoever runs them has no privileges."""
     preloaded: list[str] = field(default_factory=list)
@@ -59,5 +59,5 @@ class SandboxReport:
     @property
     def level(self) -> str:
         """`bubblewrap+landlock+seccomp`, `landlock+seccomp`, ..., or `limits` when only those are left."""
-        walls = {"bubblewrap": self.has_bubblewrap, "landlock": self.has_landlock, "seccomp": self.has_seccomp}
-        return "+".join(name for name, is_there in walls.items() if is_there) or "limits"
+        layers = {"bubblewrap": self.has_bubblewrap, "landlock": self.has_landlock, "seccomp": self.has_seccomp}
+        return "+".join(name for name, is_there in layers.items() if is_there) or "limits"

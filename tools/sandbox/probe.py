@@ -1,4 +1,4 @@
-"""Finds out which walls this machine allows, without an event loop: for a constructor and for `arpo-verl doctor`."""
+"""Finds out how well this machine isolates programs, without an event loop: for constructors and `arpo-verl doctor`."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ _SECONDS = 60.0
 
 
 class SandboxUnavailable(RuntimeError):
-    """The walls that were asked for can't be had on this machine."""
+    """The isolation that was asked for can't be had on this machine."""
 
 
 def probe(plan: Plan, bubblewrap: str | None = None) -> SandboxReport:
@@ -32,10 +32,10 @@ def probe(plan: Plan, bubblewrap: str | None = None) -> SandboxReport:
         helper.control.settimeout(_SECONDS)
         message = json.loads(helper.control.recv(1 << 16) or b"{}")
     except OSError as error:
-        raise SandboxUnavailable(f"the interpreter did not answer: {error}; {helper.last_words()}") from error
+        raise SandboxUnavailable(f"the interpreter did not answer: {error}; {helper.stderr_tail()}") from error
     finally:
-        words = helper.last_words()
+        errors = helper.stderr_tail()
         helper.stop()
     if "ready" not in message:
-        raise SandboxUnavailable(f"{message.get('failed', 'the interpreter ended')} {words}".strip())
+        raise SandboxUnavailable(f"{message.get('failed', 'the interpreter ended')} {errors}".strip())
     return dataclasses.replace(SandboxReport(**message["ready"]), has_bubblewrap=bubblewrap is not None)

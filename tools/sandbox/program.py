@@ -1,4 +1,4 @@
-"""Runs one program of the model inside its walls, and ends the process.
+"""Runs one program of the model in its isolated process, and ends the process.
 
 Everything here can be patched by the program, which runs in the same interpreter. That gains it nothing: what it
 printed and how the process ended is taken from the kernel by another process.
@@ -18,9 +18,9 @@ import types
 from .program_text import likely_programs
 
 LIMIT_EXIT = 101
-"""What a child ends with after a limit; a program may end with the same code, and is then believed."""
+"""Exit code of a child after a limit; a program may end with the same code, and is then believed."""
 IMPORT_EXIT = 102
-"""The same after the failing import of a library."""
+"""Exit code of a child after the failing import of a library."""
 
 _exit = os._exit  # a program that replaces it would come out in the helper's code
 
@@ -56,12 +56,12 @@ def _exit_code_of(source: str, memory_message: str) -> int:
         # Two frames are ours.
         inner = error.__traceback__.tb_next if error.__traceback__ else None
         lines = traceback.format_exception(type(error), error, inner.tb_next if inner else None)
-        code = _finish(_code_after(error))
+        code = _finish(_exit_code_after(error))
         _write("".join(lines).encode("utf-8", "backslashreplace"))
         return code
 
 
-def _code_after(error: BaseException) -> int:
+def _exit_code_after(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno in (errno.EFBIG, errno.ENOSPC):
         return LIMIT_EXIT
     if isinstance(error, ImportError):
@@ -72,17 +72,20 @@ def _code_after(error: BaseException) -> int:
 
 
 def _execute(source: str, names: dict[str, object]) -> None:
-    module = _parsed(source)
+    module = _parse(source)
     if isinstance(module, SyntaxError):
         raise module.with_traceback(None)
     body = module.body
-    last = _ast.Expression(body.pop().value) if body and isinstance(body[-1], _ast.Expr) else None
+    last = None
+    if body and isinstance(final := body[-1], _ast.Expr):
+        last = _ast.Expression(final.value)
+        body.pop()
     exec(compile(_ast.Module(body, []), "<python>", "exec", dont_inherit=True), names)
     if last is not None:
         sys.displayhook(eval(compile(last, "<python>", "eval", dont_inherit=True), names))
 
 
-def _parsed(source: str) -> _ast.Module | SyntaxError:
+def _parse(source: str) -> _ast.Module | SyntaxError:
     """Return the syntax tree of a program, or of what it is meant to be where it is none, or what is wrong with it."""
     try:
         return _syntax_tree(source)
@@ -97,8 +100,8 @@ def _parsed(source: str) -> _ast.Module | SyntaxError:
 
 
 def _syntax_tree(source: str) -> _ast.Module:
-    tree: _ast.Module = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
-    return tree
+    tree = compile(source, "<python>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
+    return tree  # type: ignore[return-value]  # in mode "exec" the syntax tree is a module
 
 
 def _code_of(status: object) -> int:
@@ -136,7 +139,7 @@ def _write(message: bytes) -> None:
 
 
 def renew_random_state() -> None:
-    """Seed afresh every generator that the helper's children would otherwise share; `random` does so by itself."""
+    """Reseed every generator that the helper's children would otherwise share; `random` does so by itself."""
     random.seed()
     if (numpy_random := sys.modules.get("numpy.random")) is not None:
         numpy_random.seed()

@@ -1,4 +1,4 @@
-"""What a program is likely meant to be whose text is not valid Python: without Markdown's fences, without indentation.
+"""Repairs texts that are not valid Python: removes Markdown's fences, prompts and common indentation.
 
 For texts that do not compile as they stand, and for them alone: a valid program is never changed. Every line keeps its
 number, so that an error names the line that the model wrote. It imports nothing of this package, as its source also
@@ -18,17 +18,23 @@ _REMARK = re.compile(r"\{.*|[\w./-]+|[\w-]+=(?:\"[^\"]*\"|'[^']*'|[^\s\"']+)(?:\
 """What may follow the language and is no code: a file's name, `title="..."`, `{...}`."""
 _INLINE = re.compile(r"\s*(?P<ticks>`+)(?:(?:python3?|py)[ \t]+)?(?P<code>[^`\n]+)(?P=ticks)\s*")
 
+_TAGS = re.compile(r"\A(?:\s*<(?:pre|code|python)\b[^<>]{0,100}>)+|(?:</(?:pre|code|python)>\s*)+\Z", re.IGNORECASE)
+_PROMPT = re.compile(r"[ \t]*(?:>>>|\.\.\.|In \[\d*\]:)(?: |\Z)")
+
 
 def likely_programs(text: str) -> list[str]:
-    """Return what a text that is no valid program may have been meant to be, the likeliest first.
+    """Return the programs that an invalid text may have been meant to be, the likeliest first.
 
     All blocks in fences that are Python's, with their languages or without one, are one program, whatever stands around
     them; blocks of other languages are left out. A fence may be indented, lack its partner, or share a line with code.
+    HTML's tags around a program go, and the prompts of an interactive session with what it printed.
     Indentation that all lines have in common goes. The first one whose syntax is right is the one to run; the error of
     the first one is the one to show.
     """
-    lines = text.split("\n")
-    readings = [*_without_fences(lines), lines]
+    lines = _TAGS.sub("", text).split("\n")
+    fenced = _without_fences(lines)
+    typed = [reading for text_lines in [*fenced, lines] for reading in _without_prompts(text_lines)]
+    readings = [*typed, *fenced, lines]
     # The indentation of the first line is often lost, because the call's text was stripped.
     found = [*map(_dedented, readings), lines, *map(_with_dedented_rest, readings)]
     programs = ["\n".join(reading) for reading in found]
@@ -50,6 +56,14 @@ def _without_fences(lines: list[str]) -> list[list[str]]:
         closing = _closing_position(lines[last_fence], "```") or _closing_position(lines[last_fence], "~~~") or 0
         readings.append([*lines[:last_fence], lines[last_fence][:closing]])
     return readings
+
+
+def _without_prompts(lines: list[str]) -> list[list[str]]:
+    """Return what was typed in an interactive session, where the first line of code has its prompt."""
+    first = next((line for line in lines if line.strip()), "")
+    if not _PROMPT.match(first) or first.lstrip().startswith("..."):
+        return []
+    return [[_PROMPT.sub("", line, count=1) if _PROMPT.match(line) else "" for line in lines]]
 
 
 def _blocks(lines: list[str]) -> tuple[list[str], int]:

@@ -26,7 +26,7 @@ _CONTINUE = 1
 
 
 def install() -> int:
-    """Put the gate before this process and return the descriptor on which the starts of threads are announced.
+    """Have this process announce each start of a thread, and return the descriptor on which it is announced.
 
     The filter of `seccomp` must follow: this one lets everything else pass.
 
@@ -43,15 +43,15 @@ def install() -> int:
     return seccomp.install(seccomp.assemble(program), _NEW_LISTENER)
 
 
-class Gate:
+class ThreadGate:
     """The helper's side of one child's gate."""
 
     def __init__(self, listener: int, threads: int) -> None:
         """
         Args:
             listener: what `install` has returned in the child.
-            threads: its `/proc/self/task`, opened by the child itself: where `/proc` is mounted with `hidepid`, nobody
-                else may look into what belongs to a process that can't be dumped.
+            threads: its `/proc/self/task`, opened by the child itself: where `/proc` is mounted with `hidepid`, no
+                other process may look into what belongs to one that can't be dumped.
         """
         self.listener = listener
         self._threads = threads
@@ -60,7 +60,7 @@ class Gate:
         self._poll.register(listener, select.POLLIN)
 
     def answer(self) -> bool:
-        """Answer one announcement; return False when there is nobody left to announce anything."""
+        """Answer one announcement; return False when no thread is left to announce anything."""
         # Before Linux 6.6, receiving waits for ever when the child has ended and nothing is announced.
         if not any(events & select.POLLIN for _, events in self._poll.poll(0)):
             return False

@@ -23,18 +23,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import kernel, limits
+from .build_isolation import build_isolation
 from .child import FAILED, GATE, MOST_HELPER_FILES, READY, run_child
+from .isolation import Isolation
 from .plan import Plan
 from .preload import preload
-from .raise_walls import raise_walls
-from .reader import become_reader
+from .program_user import become_program_user
 from .scratch import make_scratch
-from .thread_gate import Gate
-from .walls import Walls
+from .thread_gate import ThreadGate
 
 _PACKET_BYTES = 1 << 16
 _MOST_GENERATIONS = 1000
-"""Of processes that fork while they are killed."""
+"""Generations of processes that are killed, where they fork meanwhile."""
 _LEAST_FREE_MB = 32
 """Address space that a program needs at the very least, beside what the helper takes."""
 
@@ -48,10 +48,10 @@ class _Child:
     call: int = 0
     """The tool's number of the call; 0: spare."""
     deadline: float = math.inf
-    gate: Gate | None = None
+    gate: ThreadGate | None = None
     is_timeout: bool = False
     is_ready: bool = False
-    failure: str = "the child ended before its walls stood"
+    failure: str = "the child ended before it was isolated"
 
 
 class _Closed(Exception):
@@ -61,9 +61,9 @@ class _Closed(Exception):
 class Zygote:
     """Serves the calls that come in on a socket until it is closed."""
 
-    def __init__(self, control: socket.socket, walls: Walls) -> None:
+    def __init__(self, control: socket.socket, isolation: Isolation) -> None:
         self._control = control
-        self._walls = walls
+        self._isolation = isolation
         self._pid = os.getpid()
         self._children: dict[int, _Child] = {}
         """By process id."""
@@ -73,7 +73,7 @@ class Zygote:
         self._wake, wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, or nothing would be written
-        self._watch(control, self._receive)
+        self._watch(control, self._receive_request)
         self._watch(self._wake, self._reap)
 
     def serve(self) -> None:
@@ -92,7 +92,7 @@ class Zygote:
 
     def _serve_once(self) -> None:
         wants_spare = self._spare is None and self._may_have_spare
-        events = self._selector.select(0 if wants_spare else self._patience())
+        events = self._selector.select(0 if wants_spare else self._seconds_to_deadline())
         for key, _ in events:
             # One handler may have closed what another one was to read.
             if self._selector.get_map().get(key.fd) is key:
@@ -106,7 +106,7 @@ class Zygote:
     def _watch(self, file: int | socket.socket, handler: Callable[[], None]) -> None:
         self._selector.register(file, selectors.EVENT_READ, handler)
 
-    def _patience(self) -> float | None:
+    def _seconds_to_deadline(self) -> float | None:
         nearest = min((child.deadline for child in self._children.values() if not child.is_timeout), default=math.inf)
         return None if nearest == math.inf else max(0.0, nearest - time.monotonic())
 
@@ -117,7 +117,7 @@ class Zygote:
                 child.is_timeout = True
                 _kill(child.pid)
 
-    def _receive(self) -> None:
+    def _receive_request(self) -> None:
         packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET_BYTES, 2)
         if not packet:
             raise _Closed
@@ -142,7 +142,7 @@ class Zygote:
         for candidate in (child, None):
             chosen = candidate or self._fork()
             if chosen.channel is None:
-                continue  # it has died, which nobody has noticed yet
+                continue  # it has ended, which has not been noticed yet
             try:
                 socket.send_fds(chosen.channel, [b"r"], descriptors)
             except OSError as error:
@@ -151,7 +151,7 @@ class Zygote:
                     raise
                 continue
             chosen.call = call
-            chosen.deadline = time.monotonic() + self._walls.limits.timeout_seconds
+            chosen.deadline = time.monotonic() + self._isolation.limits.timeout_seconds
             return
 
     def _fork(self) -> _Child:
@@ -163,22 +163,22 @@ class Zygote:
                 ours.close()
                 raise
             if pid == 0:
-                run_child(theirs, self._walls, self._pid)
+                run_child(theirs, self._isolation, self._pid)
         child = self._children[pid] = _Child(pid, ours)
-        self._watch(ours, lambda: self._hear(child))
+        self._watch(ours, lambda: self._receive_from(child))
         return child
 
-    def _hear(self, child: _Child) -> None:
-        """Take what a child says while its walls go up."""
+    def _receive_from(self, child: _Child) -> None:
+        """Receive what a child reports while it is being isolated."""
         channel = child.channel
         if channel is None:
             return
         try:
             message, descriptors, _, _ = socket.recv_fds(channel, _PACKET_BYTES, 2)
-        except ConnectionResetError:  # it has ended with the program unread; what it said before comes next
+        except ConnectionResetError:  # it has ended with the program unread; what it sent before comes next
             return
         if message == GATE and len(descriptors) == 2:
-            gate = child.gate = Gate(*descriptors)
+            gate = child.gate = ThreadGate(*descriptors)
             self._watch(gate.listener, lambda: self._guard(child, gate))
         elif message == READY:
             child.is_ready = self._may_have_spare = True
@@ -189,7 +189,7 @@ class Zygote:
             channel.close()
             child.channel = None
 
-    def _guard(self, child: _Child, gate: Gate) -> None:
+    def _guard(self, child: _Child, gate: ThreadGate) -> None:
         if not gate.answer():
             self._close_gate(child)
 
@@ -203,7 +203,7 @@ class Zygote:
         """Take every child that has ended, and tell the tool."""
         os.read(self._wake, 4096)
         while (pid := _ended_child()) is not None:
-            if not self._walls.has_seccomp:
+            if not self._isolation.has_seccomp:
                 _kill_group(pid)  # not yet reaped, so the number of the group can't be another's
             _, status, usage = os.wait4(pid, 0)
             self._kill_orphans()
@@ -212,23 +212,23 @@ class Zygote:
 
     def _end(self, child: _Child, status: int, cpu_seconds: float) -> None:
         while child.channel is not None:
-            self._hear(child)  # its last words may be unread
+            self._receive_from(child)  # its last messages may be unread
         self._close_gate(child)
         if not child.call:
             self._spare = None
             self._may_have_spare = False  # what has killed this one would kill the next: not before a call has worked
             return
-        ending: dict[str, object] = {
+        result: dict[str, object] = {
             "ended": child.call,
             "exit_code": os.waitstatus_to_exitcode(status),
             "cpu_seconds": cpu_seconds,
             "is_timeout": child.is_timeout,
         }
-        _send(self._control, ending if child.is_ready or child.is_timeout else ending | {"failure": child.failure})
+        _send(self._control, result if child.is_ready or child.is_timeout else result | {"failure": child.failure})
 
     def _kill_orphans(self) -> None:
         """Kill what children have left behind, which the kernel has made ours; only without seccomp is there any."""
-        for _ in range(_MOST_GENERATIONS if not self._walls.has_seccomp else 0):
+        for _ in range(_MOST_GENERATIONS if not self._isolation.has_seccomp else 0):
             orphans = set(_children_of_this_process()) - set(self._children)
             if not orphans:
                 return
@@ -279,33 +279,33 @@ def main() -> None:
         os.chdir(scratch)
         preloaded = preload(plan.library_folders, plan.libraries)
         _check_memory(plan.limits.memory_mb)
-        walls, report = raise_walls(plan, scratch)
+        isolation, report = build_isolation(plan, scratch)
         report = dataclasses.replace(
             report, missing=report.missing + _advice_on(unreadable), unreadable=unreadable, preloaded=preloaded
         )
         os.chmod(scratch, 0o555)
         _send(control, {"ready": dataclasses.asdict(report)})
-        Zygote(control, walls).serve()
+        Zygote(control, isolation).serve()
     except (OSError, MemoryError) as error:
         _send(control, {"failed": str(error)})
     finally:
         os.rmdir(scratch)
-    os._exit(0)  # taking a Python with SymPy apart takes longer than a call
+    os._exit(0)  # the orderly shut-down of a Python with SymPy takes longer than a call
 
 
 def _become_helper(plan: Plan) -> list[str]:
-    """Give up what the helper doesn't need, before anything else; return what it can't read afterwards.
+    """Give up the privileges and settings that the helper doesn't need; return what it can't read afterwards.
 
     Raises:
-        OSError: the owner has ended, or nobody can read Python.
+        OSError: the owner has ended, or no user can read Python.
     """
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # when memory runs out, a program of the model shall end, not the training
+        file.write("1000")  # when memory runs out, a program of the model must end, not the training
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # these two Python ignores itself
         if signal.getsignal(number) == signal.SIG_IGN:  # the tool's owner may ignore what programs rely on
             signal.signal(number, signal.SIG_DFL)
-    unreadable = become_reader(plan)
+    unreadable = become_program_user(plan)
     if plan.parent:
         limits.die_with(plan.parent)  # after a change of user, which would take it back
     if not plan.limits.scratch_mb:  # a child that mounts needs them, and drops them afterwards

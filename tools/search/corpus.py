@@ -24,7 +24,7 @@ def require_corpus(corpus: Path) -> Path:
     """Return the corpus's path without links.
 
     Raises:
-        CorpusError: it is no file.
+        CorpusError: it is not a file.
     """
     if not corpus.is_file():
         raise CorpusError(f"search corpus {str(corpus)!r} is not a file: give the path of a JSONL file as `corpus`")
@@ -35,7 +35,7 @@ def read_corpus(corpus: Path) -> Iterator[Document]:
     """Yield the documents; blank lines are skipped.
 
     Raises:
-        CorpusError: the file is missing or empty, or a line is no document; the message names file and line.
+        CorpusError: the file is missing or empty, or a line is not a document; the message names file and line.
     """
     require_corpus(corpus)
     count = 0

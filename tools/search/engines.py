@@ -11,17 +11,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
+from arpo_tools.http.json_client import JsonClient
+from arpo_tools.http.service import HttpRequest, Service, url_at
+from arpo_tools.passage import Passage
 from arpo_tools.redaction import Secrets, redact, without_credentials, without_user_info
-from arpo_tools.search.http import JsonClient, Request, Service, url_at
-from arpo_tools.search.passage import Passage, SearchError
+from arpo_tools.search.backend import SearchError
 from arpo_tools.tool import ToolStatus
 
 _MOST_CHARS = 400
-"""Of a query: what Brave and Tavily take, and what fits an address in any script."""
+"""Characters of a query: what Brave and Tavily take, and what fits an address in any script."""
 
 
-class Engine(Protocol):
-    """What `HttpBackend` needs to know of an engine."""
+class SearchEngine(Protocol):
+    """How one engine is asked and how its answer is read; `HttpBackend` makes the call."""
 
     @property
     def service(self) -> Service: ...
@@ -33,9 +35,9 @@ class Engine(Protocol):
     def is_paid(self) -> bool: ...
 
     @property
-    def usual_top_k(self) -> int: ...
+    def default_top_k(self) -> int: ...
 
-    def request(self, query: str, top_k: int) -> Request: ...
+    def request(self, query: str, top_k: int) -> HttpRequest: ...
 
     def passages(self, answer: Any) -> list[Passage]:
         """
@@ -46,12 +48,12 @@ class Engine(Protocol):
 
 
 class HttpBackend:
-    """A `Backend` that asks an engine."""
+    """A `SearchBackend` that asks one engine over HTTP."""
 
-    def __init__(self, engine: Engine, client: JsonClient) -> None:
+    def __init__(self, engine: SearchEngine, client: JsonClient) -> None:
         self.name = engine.service.name
         self.parameters = engine.parameters
-        self.usual_top_k = engine.usual_top_k
+        self.default_top_k = engine.default_top_k
         self._engine = engine
         self._client = client
 
@@ -63,30 +65,30 @@ class HttpBackend:
 
 def _without_secrets(passage: Passage, secrets: Secrets) -> Passage:
     """Return a passage as it may be shown and kept: a server may build its documents' URLs from the request's."""
-    strike = secrets.struck_from_content
+    redacted = secrets.redact_content
     return replace(
         passage,
-        snippet=strike(passage.snippet),
-        title=strike(passage.title),
-        url=without_user_info(strike(passage.url)),
-        text=passage.text and strike(passage.text),
+        snippet=redacted(passage.snippet),
+        title=redacted(passage.title),
+        url=without_user_info(redacted(passage.url)),
+        text=passage.text and redacted(passage.text),
     )
 
 
 @dataclass(frozen=True)
 class _Account:
-    """Where a paid service's key comes from and is looked after."""
+    """The environment variable of a paid service's key, and the site where its account is managed."""
 
     variable: str
     site: str
 
     def service(self, name: str, key: str, base_url: str, more_refusals: frozenset[int] = frozenset()) -> Service:
         fix = f"check the key in the environment variable {self.variable} and the credit of its account at {self.site}"
-        return Service(name, Secrets.of(base_url, [key]), fix, more_refusals)
+        return Service(name, Secrets.of_service(base_url, [key]), fix, more_refusals)
 
 
 def _entries(service: Service, answer: Any, *path: str, is_absent_empty: bool = False) -> list[Mapping[str, Any]]:
-    """Return the list of objects at a path of keys; entries that are no objects are left out."""
+    """Return the list of objects at a path of keys; entries that are not objects are left out."""
     found = answer
     for key in path:
         if is_absent_empty and isinstance(found, Mapping) and key not in found:
@@ -126,7 +128,7 @@ class Serper:
     country: str = "us"
     language: str = "en"
     is_paid = True
-    usual_top_k = 10
+    default_top_k = 10
 
     @property
     def service(self) -> Service:
@@ -136,9 +138,9 @@ class Serper:
     def parameters(self) -> dict[str, str]:
         return {"country": self.country, "language": self.language}
 
-    def request(self, query: str, top_k: int) -> Request:
+    def request(self, query: str, top_k: int) -> HttpRequest:
         body = {"q": query, "num": top_k, "gl": self.country, "hl": self.language}
-        return Request("POST", url_at(self.base_url, "/search"), {"X-API-KEY": self.key}, json=body)
+        return HttpRequest("POST", url_at(self.base_url, "/search"), {"X-API-KEY": self.key}, json=body)
 
     def passages(self, answer: Any) -> list[Passage]:
         return _passages(_entries(self.service, answer, "organic"), "link", "snippet")
@@ -152,7 +154,7 @@ class Tavily:
     base_url: str = field(default="https://api.tavily.com", repr=False)
     depth: str = "basic"
     is_paid = True
-    usual_top_k = 5
+    default_top_k = 5
 
     @property
     def service(self) -> Service:
@@ -164,9 +166,9 @@ class Tavily:
     def parameters(self) -> dict[str, str]:
         return {"depth": self.depth}
 
-    def request(self, query: str, top_k: int) -> Request:
+    def request(self, query: str, top_k: int) -> HttpRequest:
         body = {"query": query[:_MOST_CHARS], "max_results": min(top_k, 20), "search_depth": self.depth}
-        return Request("POST", url_at(self.base_url, "/search"), {"Authorization": f"Bearer {self.key}"}, json=body)
+        return HttpRequest("POST", url_at(self.base_url, "/search"), {"Authorization": f"Bearer {self.key}"}, json=body)
 
     def passages(self, answer: Any) -> list[Passage]:
         entries = _entries(self.service, answer, "results")
@@ -195,7 +197,7 @@ class Brave:
     country: str = "us"
     language: str = "en"
     is_paid = True
-    usual_top_k = 10
+    default_top_k = 10
 
     @property
     def service(self) -> Service:
@@ -206,21 +208,21 @@ class Brave:
     def parameters(self) -> dict[str, str]:
         return {"country": self.country, "language": self.language}
 
-    def request(self, query: str, top_k: int) -> Request:
+    def request(self, query: str, top_k: int) -> HttpRequest:
         query = " ".join(query.split()[:50])[:_MOST_CHARS]
         params = {"q": query, "count": str(min(top_k, 20)), "country": self.country, "search_lang": self.language}
         url = url_at(self.base_url, "/res/v1/web/search")
-        return Request("GET", url, {"X-Subscription-Token": self.key}, params | {"text_decorations": "false"})
+        return HttpRequest("GET", url, {"X-Subscription-Token": self.key}, params | {"text_decorations": "false"})
 
     def passages(self, answer: Any) -> list[Passage]:
         # Without results Brave leaves `web` out of an answer that is otherwise whole.
         is_whole = isinstance(answer, Mapping) and answer.get("type") == "search"
         entries = _entries(self.service, answer, "web", "results", is_absent_empty=is_whole)
-        plain = [{**entry, "description": _plain(_text(entry, "description"))} for entry in entries]
+        plain = [{**entry, "description": _strip_tags(_text(entry, "description"))} for entry in entries]
         return _passages(plain, "url", "description")
 
 
-def _plain(text: str) -> str:
+def _strip_tags(text: str) -> str:
     return html.unescape(_TAG.sub("", text))
 
 
@@ -235,7 +237,7 @@ class BrightData:
     country: str = "us"
     language: str = "en"
     is_paid = True
-    usual_top_k = 10
+    default_top_k = 10
 
     def __post_init__(self) -> None:
         if self.engine not in ("google", "bing"):
@@ -251,14 +253,16 @@ class BrightData:
     def parameters(self) -> dict[str, str]:
         return {"engine": self.engine, "country": self.country, "language": self.language}
 
-    def request(self, query: str, top_k: int) -> Request:
+    def request(self, query: str, top_k: int) -> HttpRequest:
         if self.engine == "google":
             params = {"q": query[:_MOST_CHARS], "num": str(top_k), "gl": self.country, "hl": self.language}
         else:
             params = {"q": query[:_MOST_CHARS], "count": str(top_k), "mkt": f"{self.language}-{self.country.upper()}"}
         url = f"https://www.{self.engine}.com/search?{urlencode({**params, 'brd_json': '1'})}"
         body = {"zone": self.zone, "url": url, "format": "raw"}
-        return Request("POST", url_at(self.base_url, "/request"), {"Authorization": f"Bearer {self.key}"}, json=body)
+        return HttpRequest(
+            "POST", url_at(self.base_url, "/request"), {"Authorization": f"Bearer {self.key}"}, json=body
+        )
 
     def passages(self, answer: Any) -> list[Passage]:
         # `organic` is left out when there are no results; `general` describes every parsed page.
@@ -268,26 +272,26 @@ class BrightData:
 
 @dataclass(frozen=True)
 class SearXNG:
-    """A SearXNG instance of one's own: no key, no cost."""
+    """A self-hosted SearXNG instance: no key, no cost."""
 
     base_url: str = field(repr=False)
     language: str = "en"
     is_paid = False
-    usual_top_k = 10
+    default_top_k = 10
 
     @property
     def service(self) -> Service:
         shown = without_credentials(self.base_url)
         fix = f"add `json` to search.formats in the settings.yml of {shown}"
-        return Service("searxng", Secrets.of(self.base_url), fix)
+        return Service("searxng", Secrets.of_service(self.base_url), fix)
 
     @property
     def parameters(self) -> dict[str, str]:
         return {"base_url": without_credentials(self.base_url), "language": self.language}
 
-    def request(self, query: str, top_k: int) -> Request:
+    def request(self, query: str, top_k: int) -> HttpRequest:
         params = {"q": query[:_MOST_CHARS], "format": "json", "language": self.language}
-        return Request("GET", url_at(self.base_url, "/search"), params=params)
+        return HttpRequest("GET", url_at(self.base_url, "/search"), params=params)
 
     def passages(self, answer: Any) -> list[Passage]:
         return _passages(_entries(self.service, answer, "results"), "url", "content")
@@ -299,29 +303,29 @@ class RetrievalServer:
 
     base_url: str = field(repr=False)
     is_paid = False
-    usual_top_k = 3
+    default_top_k = 3
 
     @property
     def service(self) -> Service:
         fix = f"check that {without_credentials(self.base_url)} is a retrieval server open to this machine"
-        return Service("retrieval_server", Secrets.of(self.base_url), fix)
+        return Service("retrieval_server", Secrets.of_service(self.base_url), fix)
 
     @property
     def parameters(self) -> dict[str, str]:
         return {"server": without_credentials(self.base_url)}
 
-    def request(self, query: str, top_k: int) -> Request:
+    def request(self, query: str, top_k: int) -> HttpRequest:
         body = {"queries": [query], "topk": top_k, "return_scores": True}
-        return Request("POST", url_at(self.base_url, "/retrieve"), json=body)
+        return HttpRequest("POST", url_at(self.base_url, "/retrieve"), json=body)
 
     def passages(self, answer: Any) -> list[Passage]:
         results = answer.get("result") if isinstance(answer, Mapping) else None
         if not isinstance(results, list) or len(results) != 1 or not isinstance(results[0], list):
             raise _wrong_shape(self.service, "expected one list of results for one query", answer)
-        return [_retrieved(item) for item in results[0] if isinstance(item, Mapping)]
+        return [_passage_of_document(item) for item in results[0] if isinstance(item, Mapping)]
 
 
-def _retrieved(item: Mapping[str, Any]) -> Passage:
+def _passage_of_document(item: Mapping[str, Any]) -> Passage:
     """Return the passage of `{"document": {"contents": '"Title"\\ntext'}, "score": ...}` or of the bare document."""
     document = item["document"] if isinstance(item.get("document"), Mapping) else item
     contents = _text(document, "contents") or _text(document, "text")
@@ -332,7 +336,7 @@ def _retrieved(item: Mapping[str, Any]) -> Passage:
     return Passage(rest if is_titled else contents, title, _text(document, "url"), None, score, is_document=True)
 
 
-KEYS: dict[str, tuple[Callable[..., Engine], str | None]] = {
+ENGINES_AND_KEYS: dict[str, tuple[Callable[..., SearchEngine], str | None]] = {
     "serper": (Serper, "SERPER_API_KEY"),
     "tavily": (Tavily, "TAVILY_API_KEY"),
     "brave": (Brave, "BRAVE_API_KEY"),

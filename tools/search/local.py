@@ -3,8 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from arpo_tools.search.index import DamagedIndexError, Hit, open_index
-from arpo_tools.search.passage import Passage, SearchError
+from arpo_tools.passage import Passage
+from arpo_tools.search.backend import SearchError
+from arpo_tools.search.index import DamagedIndexError, Hit
+from arpo_tools.search.open_index import open_index
 from arpo_tools.search.words import words_of_query
 from arpo_tools.tool import ToolStatus
 
@@ -13,9 +15,9 @@ _MOST_WORDS = 64
 
 
 class LocalBackend:
-    """A `Backend` over the index of one corpus."""
+    """A `SearchBackend` over the index of one corpus."""
 
-    usual_top_k = 3
+    default_top_k = 3
 
     def __init__(self, corpus: str | Path, engine: str = "auto") -> None:
         """Open the index, building it first if need be.

@@ -1,4 +1,4 @@
-"""From the options of a configuration to a search tool: the only place that reads keys from the environment."""
+"""Opens a search tool from the options of a configuration; the only place that reads keys from the environment."""
 
 import inspect
 import os
@@ -10,14 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from arpo_tools.cache import SearchCache
-from arpo_tools.call_limits import CallLimits, Limits
 from arpo_tools.dotted_path import is_dotted
+from arpo_tools.http.call_quota import CallQuota, QuotaCounter
 from arpo_tools.redaction import is_web_url, without_credentials
+from arpo_tools.search.backend import SearchBackend
 from arpo_tools.search.local import LocalBackend
 from arpo_tools.search.own import open_own
-from arpo_tools.search.passage import Backend
 from arpo_tools.search.replay import ReplayBackend
-from arpo_tools.search.tool import Display, SearchTool
+from arpo_tools.search.tool import BackendSearch, Display
 
 BACKENDS = ("local", "retrieval_server", "brightdata", "serper", "tavily", "brave", "searxng", "replay")
 AUTO = "auto"
@@ -42,7 +42,7 @@ class HttpOptions:
     cache: str | None = AUTO
     """Path of the cache; `auto` is `search.sqlite` in `cache_folder()`; null is no cache."""
     empty_seconds: float = 3600.0
-    """How long an answer without results stays in the cache."""
+    """Time that an answer without results stays in the cache."""
     attempt_seconds: float = 10.0
     total_seconds: float = 30.0
     attempts: int = 4
@@ -51,7 +51,7 @@ class HttpOptions:
     max_paid_calls: int | None = None
     """Over all processes that share `limits_file`; needs that option."""
     limits_file: str | None = None
-    """Where calls are counted; by default, for `calls_per_second` alone, `limits.sqlite` in `cache_folder()`."""
+    """File where calls are counted; by default, for `calls_per_second` alone, `limits.sqlite` in `cache_folder()`."""
 
 
 def cache_folder() -> Path:
@@ -61,7 +61,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arpo-tools"
 
 
-def open_search(backend: str = "local", **options: Any) -> SearchTool:
+def open_search(backend: str = "local", **options: Any) -> BackendSearch:
     """Make the search tool of a back-end.
 
     Args:
@@ -73,58 +73,58 @@ def open_search(backend: str = "local", **options: Any) -> SearchTool:
         ValueError: an option, a key or a file is missing, unknown or can't work; the message says which.
     """
     if is_dotted(backend):
-        return _own(backend, options)
+        return _open_own_search(backend, options)
     if backend not in BACKENDS:
         raise ValueError(f"search back-end {backend!r}: expected one of {', '.join(BACKENDS)}, or a dotted path")
-    common = SearchOptions(**_taken(options, SearchOptions))
+    common = SearchOptions(**_pop_fields(options, SearchOptions))
     display = Display(common.max_passage_chars, common.show_urls)
     if backend in ("local", "replay"):
-        return SearchTool(_offline(backend, options), common.name, common.top_k, display)
-    http = HttpOptions(**_taken(options, HttpOptions))
-    made = _engine(backend, options, http)
-    return SearchTool(made, common.name, common.top_k, display, _cache(http))
+        return BackendSearch(_offline_backend(backend, options), common.name, common.top_k, display)
+    http = HttpOptions(**_pop_fields(options, HttpOptions))
+    return BackendSearch(_http_backend(backend, options, http), common.name, common.top_k, display, _cache(http))
 
 
-def _own(path: str, options: dict[str, Any]) -> SearchTool:
-    """Make a search tool of somebody's own back-end: it has no limits of calls, and a cache only where one is named."""
-    common = SearchOptions(**_taken(options, SearchOptions))
+def _open_own_search(path: str, options: dict[str, Any]) -> BackendSearch:
+    """Make a search tool of a user's own back-end: it has no quota of calls, and a cache only where one is named."""
+    common = SearchOptions(**_pop_fields(options, SearchOptions))
     cache = options.pop("cache", None)
     display = Display(common.max_passage_chars, common.show_urls)
-    return SearchTool(
+    return BackendSearch(
         open_own(path, options), common.name, common.top_k, display, _cache(HttpOptions(cache)) if cache else None
     )
 
 
-def _taken(options: dict[str, Any], of: type[Any]) -> dict[str, Any]:
-    """Take the fields of a dataclass out of `options`."""
-    return {field.name: options.pop(field.name) for field in fields(of) if field.name in options}
+def _pop_fields(options: dict[str, Any], options_class: type[Any]) -> dict[str, Any]:
+    """Return those of `options` that are fields of a dataclass, and remove them."""
+    return {field.name: options.pop(field.name) for field in fields(options_class) if field.name in options}
 
 
-def _offline(backend: str, options: Mapping[str, Any]) -> Backend:
-    made: Backend = _made(LocalBackend if backend == "local" else ReplayBackend, backend, options)
-    return made
+def _offline_backend(backend: str, options: Mapping[str, Any]) -> SearchBackend:
+    opened: SearchBackend = _instantiate(LocalBackend if backend == "local" else ReplayBackend, backend, options)
+    return opened
 
 
-def _engine(backend: str, options: dict[str, Any], http: HttpOptions) -> Backend:
+def _http_backend(backend: str, options: dict[str, Any], http: HttpOptions) -> SearchBackend:
     # Imported here because aiohttp takes a third of a second, and the local search needs none of it.
-    from arpo_tools.search.engines import KEYS, HttpBackend
-    from arpo_tools.search.http import JsonClient, Patience
+    from arpo_tools.http.json_client import JsonClient
+    from arpo_tools.http.retry import RetryPolicy
+    from arpo_tools.search.engines import ENGINES_AND_KEYS, HttpBackend
 
-    make, variable = KEYS[backend]
+    make, variable = ENGINES_AND_KEYS[backend]
     if "key" in options:
         raise ValueError(f"{backend}: a key in the configuration would be logged; give it as ${variable}")
     if "base_url" in options:
         options["base_url"] = _base_url(backend, str(options["base_url"]))
-    engine = _made(make, backend, {"key": _key(backend, variable), **options} if variable else options)
+    engine = _instantiate(make, backend, {"key": _key(backend, variable), **options} if variable else options)
     if "Authorization" in engine.request("", 1).headers and "@" in urlsplit(engine.base_url).netloc:
         raise ValueError(f"{backend}: base_url holds a user name beside the key in ${variable}; remove it")
     if http.max_paid_calls is not None and not engine.is_paid:
         raise ValueError(f"max_paid_calls: {backend} is not paid for: remove the option")
-    patience = Patience(http.attempt_seconds, http.total_seconds, http.attempts)
-    return HttpBackend(engine, JsonClient(engine.service, patience, _limits(backend, http)))
+    policy = RetryPolicy(http.attempt_seconds, http.total_seconds, http.attempts)
+    return HttpBackend(engine, JsonClient(engine.service, policy, _quota_counter(backend, http)))
 
 
-def _made(make: Any, backend: str, options: Mapping[str, Any]) -> Any:
+def _instantiate(make: Any, backend: str, options: Mapping[str, Any]) -> Any:
     try:
         inspect.signature(make).bind(**options)
     except TypeError as error:
@@ -160,9 +160,9 @@ def _cache(http: HttpOptions) -> SearchCache | None:
     return SearchCache(path, http.empty_seconds)
 
 
-def _limits(backend: str, http: HttpOptions) -> CallLimits | None:
-    limits = Limits(http.calls_per_second, http.max_paid_calls)
-    if limits == Limits():
+def _quota_counter(backend: str, http: HttpOptions) -> QuotaCounter | None:
+    quota = CallQuota(http.calls_per_second, http.max_paid_calls)
+    if quota == CallQuota():
         return None
     if http.max_paid_calls is not None and not http.limits_file:
         raise ValueError(
@@ -171,7 +171,7 @@ def _limits(backend: str, http: HttpOptions) -> CallLimits | None:
         )
     path = Path(http.limits_file) if http.limits_file else cache_folder() / "limits.sqlite"
     try:
-        return CallLimits(path, backend, limits)
+        return QuotaCounter(path, backend, quota)
     except (OSError, sqlite3.Error) as error:
         raise ValueError(
             f"limits_file={str(path)!r} can't be used ({error}): repair it or give another path"

@@ -1,25 +1,30 @@
-"""A search engine of one's own by its dotted path: any class with `search(query, top_k)` becomes a back-end."""
+"""A user's own search engine by its dotted path: any class with `search(query, top_k)` becomes a back-end."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from arpo_tools import dotted_path
-from arpo_tools.search.passage import Backend, Passage
+from arpo_tools.passage import Passage
+from arpo_tools.search.backend import SearchBackend
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TOP_K = 10
 
 
 class OwnBackend:
-    """A `Backend` over an object with `async def search(self, query, top_k)`, and with what else it has of a `Backend`.
+    """A `SearchBackend` over an object with `async def search(self, query, top_k)`.
 
-    What it may lack: `name`, then the dotted path; `parameters`, what else answers depend on; `usual_top_k`.
+    Optional attributes of the object: `name`, by default the dotted path; `parameters`, what else answers depend on;
+    `default_top_k`, once called `usual_top_k`.
     """
 
     def __init__(self, path: str, engine: Any) -> None:
         self.name: str = getattr(engine, "name", path)
         self.parameters: dict[str, str] = dict(getattr(engine, "parameters", {}))
-        self.usual_top_k: int = getattr(engine, "usual_top_k", DEFAULT_TOP_K)
+        self.default_top_k = _default_top_k(path, engine)
         self._engine = engine
 
     async def search(self, query: str, top_k: int) -> list[Passage]:
@@ -37,7 +42,14 @@ class OwnBackend:
         return passages[:top_k]
 
 
-def open_own(path: str, options: Mapping[str, Any]) -> Backend:
+def _default_top_k(path: str, engine: Any) -> int:
+    if not hasattr(engine, "default_top_k") and hasattr(engine, "usual_top_k"):
+        logger.warning("search back-end %s: `usual_top_k` is now `default_top_k`: rename it", path)
+        return int(engine.usual_top_k)
+    return int(getattr(engine, "default_top_k", DEFAULT_TOP_K))
+
+
+def open_own(path: str, options: Mapping[str, Any]) -> SearchBackend:
     """Make the search engine that a dotted path names, with its own options.
 
     Raises:

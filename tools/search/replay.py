@@ -4,15 +4,16 @@ import sqlite3
 from pathlib import Path
 
 from arpo_tools.cache import SearchCache
-from arpo_tools.search.passage import Passage, SearchError
+from arpo_tools.passage import Passage
+from arpo_tools.search.backend import SearchError
 from arpo_tools.tool import ToolStatus
 
 
 class ReplayBackend:
-    """A `Backend` that gives the newest stored answer to a query, whatever parameters it was asked with."""
+    """A `SearchBackend` that gives the newest stored answer to a query, whatever parameters it was asked with."""
 
     name = "replay"
-    usual_top_k = 10
+    default_top_k = 10
 
     def __init__(self, cache: str | Path, of: str | None = None) -> None:
         """Open the file for reading; nothing is written into it.
@@ -21,7 +22,7 @@ class ReplayBackend:
             of: replay this back-end's answers only.
 
         Raises:
-            ValueError: there is no such file, or it is no cache.
+            ValueError: there is no such file, or it is not a cache.
         """
         if not Path(cache).is_file():
             raise ValueError(f"replay: cache={str(cache)!r} is not a file: give the path of a search cache")

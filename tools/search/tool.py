@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from arpo_tools.cache import CacheKey, SearchCache
+from arpo_tools.http.service import ServiceError
 from arpo_tools.loop_local import LoopLocal
+from arpo_tools.passage import Passage, clean_query
 from arpo_tools.redaction import log_failure
-from arpo_tools.search.passage import Backend, Passage, SearchError, clean_query
+from arpo_tools.search.backend import SearchBackend
 from arpo_tools.tool import ToolResult, ToolStatus
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ _MOST_TITLE_CHARS = 200
 
 @dataclass(frozen=True)
 class Display:
-    """How passages become the model's text."""
+    """The form in which passages are shown to the model."""
 
     max_passage_chars: int = 1000
     show_urls: bool = False
@@ -43,7 +45,7 @@ class Display:
         if self.show_urls:
             return f"{title} ({passage.url[:500]})\n{shown}"
         if passage.is_document and title and not _begins_with(passage.snippet, title):
-            return f"(Title: {title}) {shown}"  # Search-R1's and verl's words
+            return f"(Title: {title}) {shown}"  # as Search-R1 and verl write it
         return shown
 
 
@@ -54,12 +56,12 @@ def _begins_with(snippet: str, title: str) -> bool:
     return len(rest) < len(beginning) and not rest[:1].isalnum()
 
 
-class SearchTool:
+class BackendSearch:
     """A `Tool` over one back-end. Equal queries at the same time share one call where there is a cache."""
 
     def __init__(
         self,
-        backend: Backend,
+        backend: SearchBackend,
         name: str = "search",
         top_k: int | None = None,
         display: Display | None = None,
@@ -67,7 +69,7 @@ class SearchTool:
     ) -> None:
         """
         Args:
-            top_k: passages of an answer; by default the back-end's usual number.
+            top_k: passages of an answer; by default the back-end's default number.
 
         Raises:
             ValueError: `top_k` is not positive.
@@ -76,7 +78,7 @@ class SearchTool:
             raise ValueError(f"search tool: top_k={top_k}; expected positive numbers: raise it")
         self.name = name
         self.backend = backend
-        self.top_k = top_k or backend.usual_top_k
+        self.top_k = top_k or backend.default_top_k
         self.display = display or Display()
         self.cache = cache
         self._under_way: LoopLocal[dict[CacheKey, asyncio.Event]] = LoopLocal(dict)
@@ -87,33 +89,34 @@ class SearchTool:
         if not query:
             return ToolResult("Error: the query has no words.", ToolStatus.MODEL_ERROR)
         try:
-            passages = await self._passages(query)
-        except SearchError as error:
+            passages, is_cached = await self._passages(query)
+        except ServiceError as error:
             return ToolResult(f"Error: {error}", error.status)
         except Exception as error:
-            # Where the tool meets the world: whatever a server makes a parser raise must not reach the rollout.
+            # At the tool's boundary: whatever a server makes a parser raise must not reach the rollout.
             log_failure(logger, f"search back-end {self.backend.name!r} failed")
             return ToolResult(f"Error: the search failed: {type(error).__name__}", ToolStatus.INFRASTRUCTURE_ERROR)
         if not passages:
-            return ToolResult(f"No results for: {query[:200]}", ToolStatus.EMPTY)
-        return ToolResult(self.display.text_of(passages))
+            return ToolResult(f"No results for: {query[:200]}", ToolStatus.EMPTY, is_cached)
+        return ToolResult(self.display.text_of(passages), is_cached=is_cached)
 
-    async def _passages(self, query: str) -> Sequence[Passage]:
+    async def _passages(self, query: str) -> tuple[Sequence[Passage], bool | None]:
+        """Return what was found, and whether it was in the cache; None without one."""
         if self.cache is None:
-            return await self.backend.search(query, self.top_k)
-        key = CacheKey.of(self.backend.name, query, {**self.backend.parameters, "top_k": str(self.top_k)})
+            return await self.backend.search(query, self.top_k), None
+        key = CacheKey.of_query(self.backend.name, query, {**self.backend.parameters, "top_k": str(self.top_k)})
         cached = await self.cache.get(key)
         if cached is not None:
-            return cached
+            return cached, True
         under_way = await self._under_way.get()
         if key in under_way:
             # Leaves of one prompt often ask the same thing at the same time. After a failure each asks by itself.
             await under_way[key].wait()
             cached = await self.cache.get(key)
-            return cached if cached is not None else await self._fetch(key, query)
+            return (await self._fetch(key, query), False) if cached is None else (cached, True)
         under_way[key] = asyncio.Event()
         try:
-            return await self._fetch(key, query)
+            return await self._fetch(key, query), False
         finally:
             under_way.pop(key).set()
 

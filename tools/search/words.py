@@ -1,4 +1,4 @@
-"""Text -> the words that local search compares: folded words, and overlapping pairs where a script has no spaces.
+"""Splits text into the words that local search compares: folded words, and overlapping pairs in scripts without spaces.
 
 Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese runs become pairs of characters (甄嬛传 -> 甄嬛, 嬛传): a whole
 run as one word would match nothing but itself. There is no stemming and no list of stop words.

@@ -1,4 +1,4 @@
-"""Reads mathematical answers and compares them, in the processes of `math_helper.py`: SymPy and its parser of LaTeX.
+"""Parses and compares mathematical answers with SymPy and its LaTeX parser, in the processes of `math_fork_server.py`.
 
-Imports nothing of arpo_verl, since the helper doesn't either.
+Imports nothing of arpo_verl, since the fork server doesn't either.
 """

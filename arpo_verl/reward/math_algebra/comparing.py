@@ -1,4 +1,4 @@
-"""Whether two values are equal: numbers to a relative precision, expressions at sample points, the rest by parts."""
+"""The comparison of two values: numbers to a relative precision, expressions at sample points, the rest by parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +15,8 @@ _EXACT = sympy.Rational(1, 10**22)
 """The relative difference below which two numbers that were written without decimals are one."""
 _ROUNDED = sympy.Rational(1, 10**6)
 """The difference below which two numbers are one where one is a decimal; relative for numbers below 1."""
+_DOUBLE = sympy.Rational(1, 10**15)
+"""The relative difference that calculating with a decimal makes, which counts for large ones."""
 _POINTS = (
     ("17/13", "29/11", "31/7", "41/17", "7/19", "53/23"),
     ("-19/7", "23/17", "-11/13", "37/29", "-5/3", "61/31"),
@@ -241,7 +243,7 @@ def _equal_numbers(one: Any, other: Any, is_rounded: bool) -> bool:
     size = max(abs(first), abs(second))
     if is_rounded:
         # As math-verify has it: six places, but relative below 1, where six places would make all small numbers equal.
-        return bool(difference <= _ROUNDED * min(sympy.Integer(1), size) * (1 + _ROUNDED))
+        return bool(difference <= max(_ROUNDED * min(sympy.Integer(1), size) * (1 + _ROUNDED), _DOUBLE * size))
     if bool(difference <= _EXACT * size):
         return True
     if 0 in (one, other):  # what is left of a number that is zero in a way that evaluation doesn't show

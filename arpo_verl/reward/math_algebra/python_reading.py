@@ -267,7 +267,8 @@ def _interval(name: str, values: list[Any]) -> Value:
         opening = "("
     if len(is_open) > 1 and is_open[1]:
         closing = ")"
-    return Pair(opening, start, end, closing)
+    # SymPy prints the end of a half-line as closed: Interval(-oo, 3).
+    return Pair("(" if start == -sympy.oo else opening, start, end, ")" if end == sympy.oo else closing)
 
 
 def _matrix(node: ast.Call) -> Value:

@@ -1,7 +1,8 @@
 r"""Reads an answer of mathematics: brackets, lists and unions here, what stands in them by math-verify's LaTeX parser.
 
 The parser (latex2sympy2_extended 1.11) can't tell a set from a tuple that was sorted, folds the case of symbols unless
-it is asked not to, reads `1 1/2` as 1 and `3 4` as 12, and takes i for a symbol; all of that is settled here.
+it is asked not to, reads `1 1/2` as 1 and `3 4` as 12, takes i for a symbol, and \gamma(x) for the function \Gamma(x);
+all of that is settled here.
 """
 
 import re
@@ -45,7 +46,8 @@ _CHARACTERS = {
     "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "φ": r"\phi ", "λ": r"\lambda ", "Δ": r"\Delta ",
     r"\varnothing": r"\emptyset", r"\leqslant": r"\le", r"\geqslant": r"\ge", r"\neq": r"\ne ",
     r"\infin": r"\infty", r"\mathrm{i}": "i", r"\mathit{i}": "i", r"\text{i}": "i", r"\mathrm{e}": "e",
-    r"\dots": ", ", r"\operatorname{arcsin}": r"\arcsin", r"\operatorname{arccos}": r"\arccos",
+    r"\dbinom": r"\binom", r"\tbinom": r"\binom",
+    r"\lg": r"\log_{10}", r"\dots": ", ", r"\operatorname{arcsin}": r"\arcsin", r"\operatorname{arccos}": r"\arccos",
     r"\operatorname{arctan}": r"\arctan", r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac",
     r"\left": "", r"\right": "", r"\big": "", r"\Big": "", r"\,": " ", r"\;": " ", r"\!": "", r"\:": " ", r"\ ": " ",
 }  # fmt: skip
@@ -58,6 +60,15 @@ _BY_PROPERTY = re.compile(
 """`x | x > 2`"""
 _FRACTION_OF_COMMANDS = re.compile(r"\\frac\s*(\\[A-Za-z]+)\s*(\d|[a-z]|\\[A-Za-z]+)(?![A-Za-z{])")
 _BARE_NAME = re.compile(r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sin|cos|tan|ln|log|exp|pi)(?![A-Za-z])")
+_CHOOSE = re.compile(r"\{?([^{}\\]{1,40})\\choose\s*([^{}\\]{1,40})\}?")
+_BINOMIAL = re.compile(r"\\binom\s*(\d)\s*(\d)")
+_CASES = re.compile(r"\\begin\{(cases|aligned|array)\}((?:(?!\\begin|\\end|&).)*)\\end\{\1\}", re.DOTALL)
+"""A system of equations, one a line."""
+_NAMED_TUPLE = re.compile(r"\s*\(\s*[A-Za-z]\w?(?:\s*,\s*[A-Za-z]\w?)+\s*\)\s*=\s*(?=[(\\])")
+"""`(x, y) = (1, 2)`"""
+_DERIVATIVE = re.compile(r"\\frac\s*\{\s*d\s*([A-Za-z])\s*\}\s*\{\s*d\s*([A-Za-z])\s*\}")
+"""That of one symbol by another, which is 0 for SymPy."""
+_SMALL_GAMMA = re.compile(r"\\gamma(?=\s*\()")
 _ROOT = re.compile(r"\\sqrt\s+(\d+|[A-Za-z])")
 
 
@@ -73,7 +84,11 @@ def read(text: str) -> Value:
         pass
     text = _CHARACTER.sub(lambda match: _CHARACTERS[match[0]], text)
     text = _FRACTION_OF_COMMANDS.sub(r"\\frac{\1}{\2}", text)
-    text = _ROOT.sub(r"\\sqrt{\1}", text)
+    text = _ROOT.sub(r"\\sqrt{\1}", _SMALL_GAMMA.sub(r"\\gamma\\cdot ", text))
+    text = _DERIVATIVE.sub(r"D_{\1\2}", text)
+    text = _BINOMIAL.sub(r"\\binom{\1}{\2}", _CHOOSE.sub(r"\\binom{\1}{\2}", text))
+    text = _CASES.sub(lambda cases: ", ".join(filter(str.strip, cases[2].split(r"\\"))), text)
+    text = _NAMED_TUPLE.sub("", text, count=1) if _NAMED_TUPLE.match(text) else text
     text = _REPEATING.sub(_repeating, _BARE_NAME.sub(r"\\\1", text))
     text = _MIXED.sub(_mixed, _SCIENTIFIC.sub(r"{\1\\cdot 10^{\2}}", text))
     return _read(text)
@@ -130,7 +145,7 @@ def _bracketed(opening: str, content: str, closing: str) -> Value:
     parts = _elements(content)
     if opening == r"\langle":
         opening, closing = "(", ")"
-    if len(parts) == 1 and (opening, closing) == ("(", ")"):
+    if len(parts) == 1 and opening + closing in ("()", "[]"):  # one number in a list, as Python prints it
         return _read(parts[0])
     values = [_read(part) for part in parts]
     if len(values) == 2:

@@ -1,4 +1,4 @@
-"""What an answer of mathematics is read as, beside SymPy's own expressions, relations, sets and matrices."""
+"""The values of parsed mathematical answers that SymPy's own expressions, relations, sets and matrices do not cover."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -41,4 +41,4 @@ Value: TypeAlias = Any
 
 
 class Unreadable(Exception):
-    """A text is no mathematics that can be read here."""
+    """A text is not mathematics that can be parsed here."""
