@@ -1,12 +1,12 @@
-"""Checks a cache file without changing it: a run would set a damaged one aside and begin anew."""
+"""The check of a cache file. It changes nothing: a run would rename a damaged file and start a new one."""
 
 import sqlite3
 import tempfile
 from pathlib import Path
 
 from arpo_tools.cache import SearchCache
-from arpo_tools.file_system import network_file_system
-from arpo_tools.sqlite_file import ForeignFileError, fault_of
+from arpo_tools.sqlite.file import ForeignFileError, fault_of
+from arpo_tools.sqlite.file_system import network_file_system
 from arpo_verl.doctor.finding import Finding, Status
 
 

@@ -1,13 +1,13 @@
 """Check this machine, the tools and the data of a run, in seconds and without starting it.
 
-Give it the words that you give to `python -m verl.trainer.main_ppo`:
+Give it the overrides that you give to `python -m verl.trainer.main_ppo`:
 
     arpo-verl doctor                                    the machine, and the tools that need no data
     arpo-verl doctor data.train_files=... data.val_files=... actor_rollout_ref.model.path=...
     arpo-verl doctor --config-path pkg://verl.trainer.config --config-name ppo_trainer algorithm.adv_estimator=arpo ...
 
 The configuration is the preset arpo_trainer unless --config-name says otherwise. One line a check: ok, warning, failed
-or skipped. Exit code: 0 nothing failed, 1 something failed, 2 the words can't be understood.
+or skipped. Exit code: 0 nothing failed, 1 something failed, 2 the overrides can't be understood.
 
 Each search service is asked one question, which costs money where the service does.
 """
@@ -23,9 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.text import Text
 
-from arpo_verl.doctor.compose import PRESET, compose_config
-from arpo_verl.doctor.examination import Examination
-from arpo_verl.doctor.finding import Finding, Options, Status, Subject
+from arpo_verl.doctor.doctor_run import DoctorRun
+from arpo_verl.doctor.finding import DoctorInput, DoctorOptions, Finding, Status
+from arpo_verl.preflight.compose import PRESET, compose_config
 
 STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold red", Status.SKIPPED: "dim"}
 NAME_WIDTH = 26
@@ -49,22 +49,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check-seconds",
         type=_positive,
-        default=Options.check_seconds,
+        default=DoctorOptions.check_seconds,
         help="time of one check (default: %(default)g)",
     )
 
 
-def _positive(word: str) -> float:
-    value = float(word)
+def _positive(text: str) -> float:
+    value = float(text)
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"{word} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Examine and report; return the exit code."""
+    """Run the checks, print their findings and return the exit code."""
     started = time.monotonic()
-    options = Options(
+    options = DoctorOptions(
         may_pay=not arguments.no_paid_calls,
         query=arguments.query,
         url=arguments.fetch_url,
@@ -72,14 +72,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     console = Console(highlight=False, soft_wrap=True)
     counts: Counter[Status] = Counter()
-    with Examination() as examination:
+    with DoctorRun() as doctor_run:
         try:
             config = compose_config(arguments.config_path, arguments.config_name, arguments.overrides)
         except (ValueError, ImportError, HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            word = f"{error.override!r}: " if isinstance(error, OverrideParseException) else ""
-            print(f"arpo-verl doctor: {word}{error}", file=sys.stderr)
+            override = f"{error.override!r}: " if isinstance(error, OverrideParseException) else ""
+            print(f"arpo-verl doctor: {override}{error}", file=sys.stderr)
             return 2
-        for finding in examination.findings(Subject(config, options)):
+        for finding in doctor_run.findings(DoctorInput(config, options)):
             counts[finding.status] += 1
             console.print(_line(finding))
     shown = ", ".join(f"{counts[status]} {status.value}" for status in Status)

@@ -1,4 +1,4 @@
-"""Checks a local search corpus: readable, indexed, and a document of it found."""
+"""The check of a local search corpus: that it can be read, has an index, and that one of its documents is found."""
 
 import itertools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 from arpo_tools import Tool, open_search
 from arpo_tools.search.corpus import Document, read_corpus, require_corpus
-from arpo_tools.search.index import has_index
+from arpo_tools.search.open_index import has_index
 from arpo_tools.search.words import words_of_query
 from arpo_verl.doctor.finding import Finding, Status
 
@@ -46,6 +46,6 @@ def check_corpus(label: str, options: dict[str, Any], ask: Ask) -> list[Finding]
 
 
 def _query_for(sample: list[Document]) -> str:
-    """Return words that a document has."""
+    """Return a query that finds one of the documents."""
     texts = (document.title or document.contents[:100] for document in sample)
     return next((text for text in texts if words_of_query(text, 1)), "")

@@ -1,18 +1,18 @@
-"""Checks of the files that a run reads: datasets, and a model folder as far as it can be told without its libraries."""
+"""Checks of the files that a run reads: datasets, and of a model folder what can be seen without transformers."""
 
 import json
 from pathlib import Path
 
-from arpo_verl.doctor.finding import Finding, Status, Subject
-from arpo_verl.integration import preflight
+from arpo_verl.doctor.finding import DoctorInput, Finding, Status
+from arpo_verl.preflight.dataset_check import check_dataset
 
 
-def check_dataset(subject: Subject, key: str) -> list[Finding]:
+def check_data_files(doctor_input: DoctorInput, key: str) -> list[Finding]:
     """Check the files of `data.<key>` as the pre-flight of a run does."""
     name = f"data.{key}"
-    if not subject.is_run:
+    if not doctor_input.is_run:
         return [Finding(name, Status.SKIPPED, f"not given; {name}=... has it checked")]
-    checked = preflight.check_dataset(subject.config, key)
+    checked = check_dataset(doctor_input.config, key)
     if checked is None:
         return [Finding(name, Status.SKIPPED, "not to be read here; verl reads it")]
     rows = sum(file.rows for file in checked.values())

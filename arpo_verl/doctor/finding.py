@@ -1,4 +1,4 @@
-"""What a check finds, and what it is given."""
+"""The input of the doctor's checks, and their findings."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Status(str, Enum):
     FAILED = "failed"
     """A run would not start, or end for this reason."""
     SKIPPED = "skipped"
-    """Not checked; the text says why."""
+    """The check was not made; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Finding:
     check: str
     status: Status
     text: str
-    """What was found; of a failure what was got, what was expected and what to change. Credentials are struck out."""
+    """What was found; of a failure what was got, what was expected and what to change. Credentials are redacted."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", redact(self.text))
@@ -53,7 +53,7 @@ def from_line(line: str) -> tuple[str, list[Finding]]:
 
 
 @dataclass(frozen=True)
-class Options:
+class DoctorOptions:
     """What the command line says about the checks themselves."""
 
     may_pay: bool = True
@@ -63,15 +63,15 @@ class Options:
     url: str | None = None
     """What the page browser fetches; nothing by default."""
     check_seconds: float = 12.0
-    """After how long a check is cut off."""
+    """Time of one check, after which it is cut off."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is to be checked."""
+class DoctorInput:
+    """What the doctor checks: a configuration, and the options of the checks."""
 
     config: DictConfig
-    options: Options
+    options: DoctorOptions
 
     @property
     def is_run(self) -> bool:
@@ -83,28 +83,28 @@ class Subject:
         return json.dumps({"config": OmegaConf.to_yaml(self.config), "options": asdict(self.options)})
 
     @classmethod
-    def from_json(cls, line: str) -> "Subject":
+    def from_json(cls, line: str) -> "DoctorInput":
         """Return what `to_json` was called on."""
         fields = json.loads(line)
         config = OmegaConf.create(fields["config"])
         assert isinstance(config, DictConfig)
-        return cls(config, Options(**fields["options"]))
+        return cls(config, DoctorOptions(**fields["options"]))
 
 
 @dataclass(frozen=True)
-class Check:
-    """A part of the examination that ends by itself, is cut off, or crashes, without harm to the others."""
+class DoctorCheck:
+    """One check, which ends by itself, is cut off, or crashes, without harm to the others."""
 
     name: str
-    """Of the line, where the check does not get to give its own."""
+    """Name of the line where the check does not get to give its own."""
     run: Callable[[], list[Finding]]
-    """May raise; a ValueError, RuntimeError or OSError of ours says what is wrong in the words of a report."""
+    """What to call. A ValueError, RuntimeError or OSError that it raises has the text of a line of the report."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """Checks that run at the same time once their imports are done."""
 
-    checks: list[Check]
+    checks: list[DoctorCheck]
     load: Callable[[], None] = lambda: None
-    """Slow imports, whose time is not a check's."""
+    """Does the slow imports, whose time is not a check's."""

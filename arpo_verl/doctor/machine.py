@@ -10,8 +10,8 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from arpo_verl.doctor.data import weight_files
-from arpo_verl.doctor.finding import Finding, Status, Subject
-from arpo_verl.integration import preflight
+from arpo_verl.doctor.finding import DoctorInput, Finding, Status
+from arpo_verl.preflight import machine_check
 
 SHOWN = ("arpo-verl", "verl", "torch", "vllm", "transformers", "ray")
 GIB = 1 << 30
@@ -24,15 +24,15 @@ LITTLE_DISK = 5 * GIB
 CHECKPOINT_RATIO = 6
 """A checkpoint of verl's has fp32 weights and both moments of Adam: 12 bytes for the 2 of a bf16 weight file."""
 FULL_PERCENT = 95
-"""At which Ray stops to write objects (`RAY_local_fs_capacity_threshold`)."""
+"""How full a disk is when Ray stops to write objects to it (`RAY_local_fs_capacity_threshold`)."""
 
 
-def check_versions(subject: Subject) -> list[Finding]:
+def check_versions(doctor_input: DoctorInput) -> list[Finding]:
     """Check Python, verl and vllm against what we need, and that verl will find the plug-in."""
     wanted = importlib.metadata.metadata("arpo-verl")["Requires-Python"]
     if platform.python_version() not in SpecifierSet(wanted):
         raise RuntimeError(f"Python {platform.python_version()} is running; expected {wanted}: use another interpreter")
-    preflight.check_versions(subject.config)
+    machine_check.check_versions(doctor_input.config)
     versions = {name: _version(name) for name in SHOWN}
     if "arpo" not in importlib.metadata.entry_points(group="verl.plugins").names:
         raise RuntimeError(
@@ -53,11 +53,11 @@ def _version(distribution: str) -> str:
         ) from None
 
 
-def check_shared_memory(subject: Subject) -> list[Finding]:
+def check_shared_memory(doctor_input: DoctorInput) -> list[Finding]:
     """Check the size of /dev/shm."""
-    preflight.check_shared_memory(subject.config)
-    usage = shutil.disk_usage(preflight.SHARED_MEMORY)
-    found = f"{preflight.SHARED_MEMORY} has {_gib(usage.free)} of {_gib(usage.total)} free"
+    machine_check.check_shared_memory(doctor_input.config)
+    usage = shutil.disk_usage(machine_check.SHARED_MEMORY)
+    found = f"{machine_check.SHARED_MEMORY} has {_gib(usage.free)} of {_gib(usage.total)} free"
     if usage.free < SMALL_SHARED_MEMORY:
         advice = f"expected at least {_gib(SMALL_SHARED_MEMORY)} for Ray and NCCL: docker run --shm-size=16g"
         return [Finding("shared memory", Status.WARNING, f"{found}; {advice}")]
@@ -99,9 +99,9 @@ def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
     return min(available, max(0, limit - used + reclaimable)), min(total, limit)
 
 
-def check_disk(subject: Subject) -> list[Finding]:
+def check_disk(doctor_input: DoctorInput) -> list[Finding]:
     """Check the room for checkpoints and for Ray's files."""
-    config = subject.config
+    config = doctor_input.config
     checkpoints = _existing(Path(str(config.trainer.default_local_dir)).expanduser())
     free = shutil.disk_usage(checkpoints).free
     weights = sum(file.stat().st_size for file in weight_files(Path(str(config.actor_rollout_ref.model.path))))
@@ -125,10 +125,10 @@ def check_disk(subject: Subject) -> list[Finding]:
     return [Finding("disk", status, "; ".join([found, *problems]))]
 
 
-def check_port(subject: Subject) -> list[Finding]:
+def check_port(doctor_input: DoctorInput) -> list[Finding]:
     """Check that Ray's dashboard can have its port."""
-    preflight.check_port(subject.config)
-    port = subject.config.ray_kwargs.ray_init.get("dashboard_port")
+    machine_check.check_port(doctor_input.config)
+    port = doctor_input.config.ray_kwargs.ray_init.get("dashboard_port")
     return [Finding("ray port", Status.OK, f"{port} is free" if port else "chosen by Ray")]
 
 

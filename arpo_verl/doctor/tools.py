@@ -1,10 +1,10 @@
-"""Calls each of our own tools once, as a run would, but without their caches: a cached answer proves nothing."""
+"""Checks that call each of our own tools once, as a run would, but without its cache, whose answers prove nothing."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arpo_tools import PythonInterpreter, Tool, ToolResult, ToolStatus, open_python, open_search
 from arpo_tools.dotted_path import is_dotted
@@ -14,36 +14,42 @@ from arpo_tools.sandbox.probe import SandboxUnavailable
 from arpo_tools.search.open import AUTO, cache_folder
 from arpo_verl.doctor.cache import check_cache
 from arpo_verl.doctor.corpus import check_corpus
-from arpo_verl.doctor.finding import Check, Finding, Status, Subject
-from arpo_verl.doctor.tool_list import ToolEntry
-from arpo_verl.integration.preflight import misfits_explained
+from arpo_verl.doctor.finding import DoctorCheck, DoctorInput, Finding, Status
+from arpo_verl.preflight.tool_list import ToolEntry, tool_errors_as_value_errors
+
+if TYPE_CHECKING:
+    from arpo_tools.remote_python import RemotePython  # it imports aiohttp
 
 PROGRAM, OUTPUT = "print(6*7)", "42"
 QUERY = "capital of France"
-PATIENCE = 2 / 3
-"""Share of a check's time that a tool gets, so that its own words about a time-out come first."""
+TOOL_TIME_SHARE = 2 / 3
+"""Share of a check's time that a tool gets, so that its own message about a time-out comes first."""
 OFFLINE = ("local", "replay")
 
 
-def check_tool(subject: Subject, entry: ToolEntry) -> list[Finding]:
+def check_tool(doctor_input: DoctorInput, entry: ToolEntry) -> list[Finding]:
     """Make a tool and call it once."""
     try:
         options = entry.options()
     except ValueError as error:
-        if subject.is_run:
+        if doctor_input.is_run:
             raise
         reason = str(error.__cause__).splitlines()[0].removeprefix("KeyError raised while resolving interpolation: ")
         return [
             Finding(entry.label, Status.SKIPPED, f"{reason}; set it, or give the run's overrides, to have it checked")
         ]
-    with misfits_explained([entry.path]):
-        return CALLS[entry.kind](subject, entry.label, options)
+    with tool_errors_as_value_errors([entry.path]):
+        return CALLS[entry.kind](doctor_input, entry.label, options)
 
 
-def _check_python(subject: Subject, label: str, options: dict[str, Any]) -> list[Finding]:
+def _check_python(doctor_input: DoctorInput, label: str, options: dict[str, Any]) -> list[Finding]:
     if "base_url" in options:
-        patience = PATIENCE * subject.options.check_seconds
-        options = options | {"attempts": 1, "timeout_seconds": min(5.0, patience), "answer_seconds": patience / 2}
+        limit_seconds = TOOL_TIME_SHARE * doctor_input.options.check_seconds
+        options = options | {
+            "attempts": 1,
+            "timeout_seconds": min(5.0, limit_seconds),
+            "answer_seconds": limit_seconds / 2,
+        }
     try:
         tool = open_python(**options)
     except SandboxUnavailable as error:
@@ -60,7 +66,7 @@ def _check_python(subject: Subject, label: str, options: dict[str, Any]) -> list
     return [*_sandbox(report, options), finding]
 
 
-async def _call_python(tool: Tool) -> tuple[ToolResult, SandboxReport | None, float]:
+async def _call_python(tool: "PythonInterpreter | RemotePython") -> tuple[ToolResult, SandboxReport | None, float]:
     report = await tool.start() if isinstance(tool, PythonInterpreter) else None
     started = time.monotonic()
     return await tool.run(PROGRAM), report, time.monotonic() - started
@@ -94,35 +100,35 @@ def _sandbox(report: SandboxReport | None, options: dict[str, Any]) -> list[Find
     return [Finding("sandbox", Status.OK if is_whole else Status.WARNING, found + missing)]
 
 
-def _check_search(subject: Subject, label: str, options: dict[str, Any]) -> list[Finding]:
+def _check_search(doctor_input: DoctorInput, label: str, options: dict[str, Any]) -> list[Finding]:
     backend = options.get("backend", "local")
     if is_dotted(backend):
-        return [_ask(subject, label, open_search(**options | {"cache": None}), QUERY, backend)]
+        return [_ask(doctor_input, label, open_search(**options | {"cache": None}), QUERY, backend)]
     if backend == "local":
-        return check_corpus(label, options, partial(_ask, subject))
+        return check_corpus(label, options, partial(_ask, doctor_input))
     if backend in OFFLINE:
         return [Finding(label, Status.OK, f"{open_search(**options).backend.name}: its cache can be read; not asked")]
-    patience = PATIENCE * subject.options.check_seconds
+    limit_seconds = TOOL_TIME_SHARE * doctor_input.options.check_seconds
     limits = {
         "attempts": 1,
-        "attempt_seconds": min(options.get("attempt_seconds", patience), patience),
-        "total_seconds": min(options.get("total_seconds", patience), patience),
+        "attempt_seconds": min(options.get("attempt_seconds", limit_seconds), limit_seconds),
+        "total_seconds": min(options.get("total_seconds", limit_seconds), limit_seconds),
     }
     tool = open_search(**options | {"cache": None} | limits)
-    from arpo_tools.search.engines import KEYS
+    from arpo_tools.search.engines import ENGINES_AND_KEYS
 
-    variable = KEYS.get(backend, (None, None))[1]
-    if variable and not subject.options.may_pay:
+    variable = ENGINES_AND_KEYS.get(backend, (None, None))[1]
+    if variable and not doctor_input.options.may_pay:
         return [Finding(label, Status.SKIPPED, f"{variable} is set; not called because of --no-paid-calls")]
     where = without_credentials(str(options.get("base_url", "the service")))
-    finding = _ask(subject, label, tool, QUERY, where)
+    finding = _ask(doctor_input, label, tool, QUERY, where)
     cost = "at most one paid call" if finding.status is Status.FAILED else "one paid call"
     return [Finding(label, finding.status, f"{finding.text}; {cost}" if variable else finding.text)]
 
 
-def _ask(subject: Subject, label: str, tool: Tool, query: str, where: str) -> Finding:
+def _ask(doctor_input: DoctorInput, label: str, tool: Tool, query: str, where: str) -> Finding:
     """Ask a search tool."""
-    query = subject.options.query or query
+    query = doctor_input.options.query or query
     result, seconds = asyncio.run(_timed(tool.run(query)))
     if result.status is ToolStatus.OK:
         passages = sum(line.startswith("Page ") for line in result.text.splitlines())
@@ -143,13 +149,13 @@ async def _timed(call: Awaitable[ToolResult]) -> tuple[ToolResult, float]:
     return await call, time.monotonic() - started
 
 
-def _check_browser(subject: Subject, label: str, options: dict[str, Any]) -> list[Finding]:
+def _check_browser(doctor_input: DoctorInput, label: str, options: dict[str, Any]) -> list[Finding]:
     from arpo_tools.page_browser import PageBrowser
 
-    patience = PATIENCE * subject.options.check_seconds
-    limits = {"cache": None, "fetch_seconds": min(options.get("fetch_seconds", patience), patience)}
+    limit_seconds = TOOL_TIME_SHARE * doctor_input.options.check_seconds
+    limits = {"cache": None, "fetch_seconds": min(options.get("fetch_seconds", limit_seconds), limit_seconds)}
     browser = PageBrowser(**options | limits)
-    url = subject.options.url
+    url = doctor_input.options.url
     if not url:
         return [Finding(label, Status.OK, "made; no page was fetched (--fetch-url URL fetches one)")]
     result, seconds = asyncio.run(_timed(browser.run(url)))
@@ -160,14 +166,14 @@ def _check_browser(subject: Subject, label: str, options: dict[str, Any]) -> lis
     return [Finding(label, Status.FAILED, text)]
 
 
-CALLS: dict[str, Callable[[Subject, str, dict[str, Any]], list[Finding]]] = {
+CALLS: dict[str, Callable[[DoctorInput, str, dict[str, Any]], list[Finding]]] = {
     "python": _check_python,
     "search": _check_search,
     "browse": _check_browser,
 }
 
 
-def cache_checks(entries: list[ToolEntry]) -> list[Check]:
+def cache_checks(entries: list[ToolEntry]) -> list[DoctorCheck]:
     """Return a check for each cache file of the tools."""
     paths: dict[str, None] = {}
     for entry in entries:
@@ -177,7 +183,7 @@ def cache_checks(entries: list[ToolEntry]) -> list[Check]:
             continue  # the tool's own line says it
         if path:
             paths[path] = None
-    return [Check("cache", partial(check_cache, path)) for path in paths]
+    return [DoctorCheck("cache", partial(check_cache, path)) for path in paths]
 
 
 def _cache_path(entry: ToolEntry) -> str | None:

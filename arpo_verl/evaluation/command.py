@@ -14,10 +14,10 @@ import importlib
 ACTIONS = {
     action: f"arpo_verl.evaluation.{module}"
     for action, module in (
-        ("run", "run_command"),
-        ("score", "score_command"),
-        ("judge", "judge_command"),
-        ("compare", "compare_command"),
+        ("run", "run.command"),
+        ("score", "score.command"),
+        ("judge", "judge.command"),
+        ("compare", "score.compare_command"),
     )
 }
 """Modules with `add_arguments(parser)` and `run(arguments) -> int`, imported only when they are asked for."""
@@ -25,7 +25,7 @@ ACTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=ACTIONS, help="what to do")
-    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+    parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,6 +37,6 @@ def run(arguments: argparse.Namespace) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
-    # Intermixed, because Hydra's words may stand between the options.
-    exit_code: int = module.run(parser.parse_intermixed_args(arguments.words))
+    # Intermixed, because Hydra overrides may stand between the options.
+    exit_code: int = module.run(parser.parse_intermixed_args(arguments.argv))
     return exit_code

@@ -1,19 +1,31 @@
-"""The dataset of an evaluation: what the run's file keeps of a row, and digests of files."""
+"""The dataset of a run: the prompts in its rows, and digests of files."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arpo_verl.data.checks import RowNeeds, row_faults
 from arpo_verl.evaluation.records import DataFile
-from arpo_verl.evaluation.runner import Prompt
 from arpo_verl.reward.accepted import accepted_answers
 
 _NOT_SPLIT_BY = ("id", "index", "split")
 """Keys of `extra_info` that tell rows apart or are the same in all of them."""
 _WEIGHTS = (".safetensors", ".bin")
 _END_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the file keeps of a dataset row; `SampleRecord` says what each field is."""
+
+    id: str
+    data_source: str
+    ability: str
+    question: str
+    truths: list[str]
+    extra: dict[str, Any]
 
 
 def fingerprint(path: Path) -> DataFile:
@@ -46,7 +58,7 @@ def weights_fingerprint(folder: Path) -> str | None:
 
 
 def prompts_of(rows: Sequence[Mapping[str, Any]], prompt_key: str) -> list[Prompt]:
-    """Return what the run's file keeps of the rows.
+    """Return the prompts of the rows, as the run's file keeps them.
 
     A prompt's id is its data source with `extra_info.id`, or `extra_info.index`, or the row's number; where two rows
     have the same, the later one gets a number of its own, so that ids do not depend on the rows that follow.

@@ -1,4 +1,4 @@
-r"""What a response answers: the last box in its last `<answer>...</answer>`, else the text there; and how it votes."""
+r"""The answer of a response (the last box in its last `<answer>...</answer>`, else the text there), and its vote."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def _squeezed(text: str) -> str:
 
 
 def votes_of(predictions: Sequence[str | None], is_same: Callable[[str, str], bool] = same_text) -> list[str | None]:
-    r"""Return what each answer votes for, which equal answers share: the first of them; None where there is none.
+    r"""Return the vote of each answer: the first of the answers that equal it; None where there is no answer.
 
     Args:
         predictions: the answers of one prompt's samples.

@@ -1,4 +1,4 @@
-"""The file of an evaluation: JSON lines, the first with the settings, then one a sample. It is all that scoring reads.
+"""The file of a run: JSON lines, the first with the settings, then one a sample. Scoring reads nothing else.
 
 A sample is finished when its line ends in a line feed; what a killed process has left of a line is not a sample. Lines
 are in order of completion while the evaluation runs, and in the order of the dataset once all samples are there.
@@ -16,9 +16,9 @@ RUN, SAMPLE = "run", "sample"
 FROM_SERVER, FROM_TEXT = "server", "text"
 """Values of `RunHeader.token_ids`."""
 ERROR = "error"
-"""`stop_reason` of a sample that has no response."""
+"""The `stop_reason` of a sample without a response."""
 ANOTHER_PROGRAM = "another program"
-"""`RunHeader.config` of answers that another program generated (`other_answers.py`)."""
+"""The `RunHeader.config` of answers that another program generated (`external_answers.py`)."""
 MEASURED_FIELDS = ("seconds",)
 """The keys, of a sample and of its calls, that measure time."""
 
@@ -33,7 +33,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class RunHeader:
-    """The settings of a run, resolved: what was used, not what was left out on the command line."""
+    """The settings of a run, resolved: defaults included."""
 
     model: str
     """The name by which the server knows the model."""
@@ -42,34 +42,34 @@ class RunHeader:
     weights: str | None
     """A digest of the model's folder; None where another server has the weights, or they are not in a folder."""
     base_url: str | None
-    """The server's, without user name and password; None where the run started vLLM itself."""
+    """The server's URL, without user name and password; None where the run started vLLM itself."""
     token_ids: str
-    """Where the ids of sampled tokens come from: the `server`, or its `text`, which was encoded again."""
+    """The source of the sampled tokens' ids: the `server`, or its `text`, which was encoded again."""
     sampling: dict[str, float | int | None]
     """temperature, top_p, top_k, min_p, repetition_penalty, seed."""
     limits: dict[str, Any]
     """verl's and ARPO's limits on tokens, turns and calls, by their names in the configuration."""
     call_format: dict[str, Any]
-    """How calls and results are written: the format, and its tags where it has some."""
+    """The format of calls and results, with its tags where it has some."""
     tools: list[str]
     """The tools' names."""
     tool_files: list[DataFile]
     """verl's tool list and function tools."""
     overrides: list[str]
-    """Hydra's words of the command."""
+    """The Hydra overrides of the command."""
     config: str
     """The configuration that they override, or `ANOTHER_PROGRAM`."""
     data: list[DataFile]
     prompts: int
-    """How many rows of `data` the run asks."""
+    """The number of rows of `data` that the run asks."""
     n: int
-    """Samples of each prompt."""
+    """The number of samples of each prompt."""
     versions: dict[str, str]
-    """Of the packages that matter, by name."""
+    """The versions of the packages that matter, by name."""
 
     @property
     def expected_samples(self) -> int:
-        """How many samples a whole file has; those that are missing count as wrong."""
+        """The number of samples of a whole file; missing ones count as wrong."""
         return self.prompts * self.n
 
 
@@ -88,9 +88,9 @@ class SampleRecord:
     """One sample of one prompt, in plain values."""
 
     id: str
-    """Of the prompt, unique in the file."""
+    """The prompt's id, unique in the file."""
     sample: int
-    """Counted from 0 for each prompt."""
+    """The sample's number, counted from 0 for each prompt."""
     data_source: str
     ability: str
     question: str
@@ -98,20 +98,20 @@ class SampleRecord:
     truths: list[str]
     """The accepted answers."""
     output: str
-    """The response as text, tool results included, without special tokens: what verl's reward reads, with the `<think>`
-    that the chat template has opened for it."""
+    """The response as text, tool results included, without special tokens: the text that verl's reward reads, with the
+    `<think>` that the chat template has opened for it."""
     calls: list[CallRecord]
     generated_tokens: int
-    """Sampled by the model."""
+    """The number of tokens that the model sampled."""
     response_tokens: int
-    """Tool results included."""
+    """The number of tokens of the response, tool results included."""
     stop_reason: str
     """A value of `arpo_verl.rollout.tree.StopReason`, or `error`."""
     error: str | None
-    """Why there is no response: the server refused the request for good. The sample counts as wrong."""
+    """The reason why there is no response: the server refused the request. The sample counts as wrong."""
     seconds: float
     extra: dict[str, Any]
-    """Of the dataset row, what reports are split by, such as `level`."""
+    """The fields of the dataset row by which reports can be split, such as `level`."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -120,11 +120,11 @@ class SampleRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's file as far as it has got."""
+    """The content of a run's file, finished or not."""
 
     header: RunHeader
     samples: list[SampleRecord]
-    """In the order of the file."""
+    """The samples in the order of the file."""
 
 
 Record = TypeVar("Record", RunHeader, SampleRecord, DataFile, CallRecord)
@@ -135,7 +135,7 @@ def read_run(path: Path) -> Run:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a whole line is no record, the first one is no header, or two lines are of the same sample.
+        ValueError: a whole line is not a record, the first one is not a header, or two lines are of the same sample.
     """
     lines = whole_lines(path.read_bytes())
     if not lines:
@@ -180,7 +180,7 @@ def parse_header(line: bytes, where: str) -> RunHeader:
     """Return the record of a file's first line; `where` names it in an error.
 
     Raises:
-        ValueError: it is no header.
+        ValueError: it is not a header.
     """
     values = _parse(line, RUN, where)
     for key in ("data", "tool_files"):

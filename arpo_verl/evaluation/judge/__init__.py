@@ -1,0 +1,1 @@
+"""A language model as judge: its prompt, its replies, and the file of its verdicts."""
