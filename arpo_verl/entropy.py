@@ -1,11 +1,11 @@
-"""From log-probabilities to the entropy of a step and its change (arXiv 2507.19849, equations 3 and 4).
+"""The entropy of a step and its change, computed from log-probabilities (arXiv 2507.19849, equations 3 and 4).
 
 Three sources, all in nats:
 
 - `topk`: from the K most likely tokens, the rest of the probability accounted for;
 - `surprisal`: -log p of the sampled token, an unbiased one-sample estimate at temperature 1 and top-p 1, which needs
   nothing but what any server returns, and is noisy;
-- what the released code calls entropy: the sum over the ten most likely tokens alone, for `rule=reference`.
+- the released code's entropy: the sum over the ten most likely tokens alone.
 
 None of them sees the whole vocabulary, as the paper's equation 3 does.
 """
@@ -93,3 +93,8 @@ def reference_entropy_change(step: Sequence[float], initial: Sequence[float], vo
         vocabulary_size: V, at least 2.
     """
     return (sum(step) - sum(initial)) / math.log(vocabulary_size)
+
+
+def branch_score(change: float, base_probability: float, entropy_weight: float) -> float:
+    """Return P_t = α + β ΔH, not clipped (arXiv 2507.19849, section 3.1)."""
+    return base_probability + entropy_weight * change

@@ -1,1 +1,1 @@
-"""One algorithm a file: tensors in, tensors out."""
+"""The estimator and its segment ids for programs that have no verl; `arpo_verl.advantages` has the advantages."""

@@ -1,6 +1,6 @@
 """Executes the calls of a leaf within its limits: calls of a tool, seconds of a call and of a leaf, calls in flight.
 
-A call that fails by no fault of the model is tried again. A call that is out of time is cancelled; one that does not
+A call that ends as an infrastructure error is tried again. A call that is out of time is cancelled; one that does not
 end when it is cancelled is left behind, so that no tool can stop a rollout. Every answer is text that can be encoded.
 """
 
@@ -18,7 +18,7 @@ from arpo_verl.config import ArpoConfig
 from arpo_verl.rollout.protocols import ToolAnswer, ToolCall, Tools
 from arpo_verl.rollout.tasks import Tasks, end_tasks
 from arpo_verl.rollout.tool_text import valid_text
-from arpo_verl.rollout.tree import INFRASTRUCTURE_ERROR, Leaf, ToolRecord
+from arpo_verl.rollout.tree import INFRASTRUCTURE_ERROR, ExecutedCall, Leaf
 from arpo_verl.rollout.watchdog import watchdog_of_this_process
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ NO_LIMIT: contextlib.AbstractAsyncContextManager[Any] = contextlib.nullcontext()
 MODEL_ERROR, LIMIT, TIMEOUT = "model_error", "limit", "timeout"
 """Statuses of `arpo_tools.ToolStatus`."""
 CANCELLATION_SECONDS = 1.0
-"""How long a cancelled call may take to end before it is left behind."""
+"""Time that a cancelled call may take to end before it is left behind."""
 FIRST_RETRY_SECONDS = 0.5
 """Mean wait before the first retry; each further one waits twice as long."""
 
@@ -39,9 +39,9 @@ class CallExecutor:
     tools: Tools
     config: ArpoConfig
     slot: contextlib.AbstractAsyncContextManager[Any]
-    """Held during a call: a semaphore bounds those in flight."""
+    """A context that is held during a call; a semaphore bounds the calls in flight."""
 
-    async def execute(self, leaf: Leaf, calls: list[ToolCall]) -> tuple[list[ToolAnswer], list[ToolRecord]]:
+    async def execute(self, leaf: Leaf, calls: list[ToolCall]) -> tuple[list[ToolAnswer], list[ExecutedCall]]:
         """Execute the calls of a turn at the same time and return answers and records in their order."""
         used = Counter(record.name for record in leaf.calls)
         tasks = Tasks()
@@ -56,33 +56,49 @@ class CallExecutor:
         results = [task.result() for task in running if task is not None]
         return [answer for answer, _ in results], [record for _, record in results]
 
-    async def _call(self, leaf: Leaf, call: ToolCall, number: int) -> tuple[ToolAnswer, ToolRecord]:
+    async def _call(self, leaf: Leaf, call: ToolCall, number: int) -> tuple[ToolAnswer, ExecutedCall]:
         """Answer one call, the `number`th of its tool in the leaf."""
         most = self.config.max_calls_per_tool.get(call.name)
+        asked, waited = time.time(), 0.0
         if call.error is not None:
             answer, seconds, retries = ToolAnswer(call.error, MODEL_ERROR), 0.0, 0
         elif most is not None and number > most:
             text = f"Error: no call of '{call.name}' is left; at most {most} are allowed. Go on without it."
             answer, seconds, retries = ToolAnswer(text, LIMIT), 0.0, 0
         else:
+            before = time.monotonic()
             async with self.slot:
                 start = time.monotonic()
+                waited = start - before
                 answer, retries = await self._call_and_retry(leaf, call)
                 seconds = time.monotonic() - start
         answer = replace(answer, text=valid_text(answer.text))
-        return answer, ToolRecord(call.name, answer.status, seconds, answer.reward, retries)
+        record = ExecutedCall(
+            name=call.name,
+            status=answer.status,
+            latency_seconds=seconds,
+            reward=answer.reward,
+            retries=retries,
+            arguments=call.arguments,
+            result=answer.text,
+            started=asked,
+            waited_seconds=waited,
+            is_cached=answer.is_cached,
+            cost=answer.cost,
+        )
+        return answer, record
 
     async def _call_and_retry(self, leaf: Leaf, call: ToolCall) -> tuple[ToolAnswer, int]:
-        """Return the answer and how often the call was made again."""
+        """Return the answer and the number of retries."""
         watchdog = watchdog_of_this_process(self.config.stuck_call_seconds)
         end = time.monotonic() + min(self.config.max_call_seconds, self.seconds_left(leaf))
         failure: ToolAnswer | None = None
         retry = 0
         with watchdog.watch(f"tool {call.name!r} on {str(call.arguments)[:200]!r}, leaf {leaf.path}"):
             while True:
-                answer = await self._call_before(end, leaf, call)
+                answer = await self._call_until(end, leaf, call)
                 if answer is None:
-                    return failure or self._without_answer(leaf, call), retry
+                    return failure or self._timeout_answer(leaf, call), retry
                 pause = FIRST_RETRY_SECONDS * 2**retry * random.uniform(0.5, 1.5)
                 is_last = retry == self.config.infrastructure_retries or time.monotonic() + pause >= end
                 if answer.status != INFRASTRUCTURE_ERROR or is_last:
@@ -91,19 +107,19 @@ class CallExecutor:
                 await asyncio.sleep(pause)
                 retry += 1
 
-    async def _call_before(self, end: float, leaf: Leaf, call: ToolCall) -> ToolAnswer | None:
-        """Make the call, unless there is no time for it; None where it has not been answered in time."""
+    async def _call_until(self, end: float, leaf: Leaf, call: ToolCall) -> ToolAnswer | None:
+        """Make the call, unless there is no time for it; return None where it has not been answered in time."""
         seconds = end - time.monotonic()
         if seconds <= 0:
             return None
-        answering = _contained(call, self.tools.execute(call, leaf.tool_state, leaf.messages))
+        answering = _as_answer(call, self.tools.execute(call, leaf.tool_state, leaf.messages))
         try:
-            return await _within(seconds, answering)
+            return await _wait_at_most(seconds, answering)
         except _CancelledByItself:
-            return _aborted(call, "CancelledError")
+            return _aborted_answer(call, "CancelledError")
 
-    def _without_answer(self, leaf: Leaf, call: ToolCall) -> ToolAnswer:
-        """A tool that keeps no time limit of its own is at fault; a leaf that has no time left is not."""
+    def _timeout_answer(self, leaf: Leaf, call: ToolCall) -> ToolAnswer:
+        """Return the answer to a call that timed out: a leaf without time left is no infrastructure failure."""
         if self.seconds_left(leaf) <= 0:
             return ToolAnswer(f"Error: no time is left for '{call.name}'.", TIMEOUT)
         limit = self.config.max_call_seconds
@@ -111,7 +127,7 @@ class CallExecutor:
         return ToolAnswer(f"Error: '{call.name}' gave no answer in {limit:g} s.", INFRASTRUCTURE_ERROR)
 
     def seconds_left(self, leaf: Leaf) -> float:
-        """Return how long a leaf may still live; infinity without `arpo.max_leaf_seconds`."""
+        """Return the time that a leaf has left; infinity without `arpo.max_leaf_seconds`."""
         limit = self.config.max_leaf_seconds
         return float("inf") if limit is None else limit - (time.monotonic() - leaf.started)
 
@@ -120,22 +136,22 @@ class _CancelledByItself(Exception):
     """A call ended as cancelled although nobody has cancelled it."""
 
 
-async def _contained(call: ToolCall, answering: Coroutine[Any, Any, ToolAnswer]) -> ToolAnswer:
+async def _as_answer(call: ToolCall, answering: Coroutine[Any, Any, ToolAnswer]) -> ToolAnswer:
     """Answer a call that raises SystemExit or the like, which would end the event loop if it left the task."""
     try:
         return await answering
     except (Exception, asyncio.CancelledError):
         raise
     except BaseException as error:
-        return _aborted(call, type(error).__name__)
+        return _aborted_answer(call, type(error).__name__)
 
 
-def _aborted(call: ToolCall, error: str) -> ToolAnswer:
+def _aborted_answer(call: ToolCall, error: str) -> ToolAnswer:
     logger.error("tool %r raised %s; expected an answer or an error", call.name, error)
     return ToolAnswer(f"Error executing tool {call.name!r}: it raised {error}", INFRASTRUCTURE_ERROR)
 
 
-async def _within(seconds: float, answering: Coroutine[Any, Any, ToolAnswer]) -> ToolAnswer | None:
+async def _wait_at_most(seconds: float, answering: Coroutine[Any, Any, ToolAnswer]) -> ToolAnswer | None:
     """Return the answer, or None if there is none in time. `asyncio.wait_for` would wait for a call that goes on.
 
     Raises:

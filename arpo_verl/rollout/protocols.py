@@ -1,4 +1,4 @@
-"""What the scheduler asks of the outside world: an engine, tools and a call syntax."""
+"""The interfaces that the scheduler needs: an inference engine, tools and a call syntax."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,8 +6,18 @@ from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the scheduler asks of the engine."""
+class EntropyMeasure:
+    """How the entropy of a position is computed from its log-probabilities."""
+
+    top_k: int
+    """K, the number of most likely tokens that it is computed from."""
+    is_truncated: bool = False
+    """Whether it is the sum over those tokens alone, instead of `arpo_verl.entropy.topk_entropy`."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One request of the scheduler to the inference engine."""
 
     token_ids: list[int]
     """Prompt and response so far."""
@@ -15,14 +25,16 @@ class Request:
     request_id: str
     """The same for all requests of a root and its descendants, which share a prefix."""
     entropy_tokens: int = 0
-    """At how many of the first tokens to measure the entropy."""
+    """The number of first tokens at which the entropy is measured."""
+    entropy_measure: EntropyMeasure | None = None
+    """How the entropy is computed; None where nothing is measured."""
     seed: int | None = None
     """Seed of the sampling; None leaves it to the engine."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What the engine sampled for one request."""
+    """The engine's result of one request."""
 
     token_ids: list[int]
     logprobs: list[float]
@@ -36,12 +48,12 @@ class Generation:
     is_at_limit: bool = False
     """A limit on tokens ended it; False also from an engine that does not say."""
     cached_tokens: int | None = None
-    """How many of the request's tokens were in the engine's prefix cache; None where unknown."""
+    """The number of the request's tokens that were in the engine's prefix cache; None where unknown."""
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """What the model asked for. An `error` replaces the call: the syntax could not make sense of it."""
+    """One tool call of the model. With an `error` it is not executed: the syntax could not parse it."""
 
     name: str
     arguments: str | dict[str, Any]
@@ -51,24 +63,28 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Turn:
-    """What the model wrote between two results, read by the syntax."""
+    """The model's text between two results, parsed by the syntax."""
 
     calls: list[ToolCall]
     """The complete calls; empty where the turn ends the answer."""
     used: int
-    """How many of the turn's tokens count; what follows a call is not kept."""
+    """The number of the turn's tokens that are kept; what follows a call is dropped."""
     message: dict[str, Any] | None = None
     """The turn as a chat message, for a syntax that needs the conversation."""
 
 
 @dataclass(frozen=True)
 class ToolAnswer:
-    """What a tool said, ready to be shown to the model."""
+    """The result of a tool, as text for the model."""
 
     text: str
     status: str
     reward: float | None = None
     """verl's step reward of the call, where the tool gives one."""
+    is_cached: bool | None = None
+    """Whether the tool had the answer already; None of a tool that does not say."""
+    cost: float | None = None
+    """What the call has cost, in the unit of the service that says so."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +95,13 @@ class RenderedResults:
     messages: list[dict[str, Any]] = field(default_factory=list)
     """The results as chat messages."""
     removed: int = 0
-    """How many of the turn's last tokens a chat template replaces."""
+    """The number of the turn's last tokens that a chat template replaces."""
 
 
-class Engine(Protocol):
+class InferenceEngine(Protocol):
     """Samples tokens. Stops at the end of an answer, at the end of a tool call, and after `max_tokens`."""
 
-    async def generate(self, request: Request) -> Generation: ...
+    async def generate(self, request: GenerationRequest) -> Generation: ...
 
 
 class Tools(Protocol):
@@ -95,8 +111,8 @@ class Tools(Protocol):
         """Execute a call.
 
         Args:
-            call: what the model asked for.
-            state: the leaf's, to keep things in; a fork gets a deep copy of it.
+            call: the model's call.
+            state: the leaf's state, in which a tool may keep values; a fork gets a deep copy of it.
             messages: the conversation since the prompt, where the syntax gives messages.
         """
         ...
@@ -107,14 +123,14 @@ class Tools(Protocol):
 
 
 class CallSyntax(Protocol):
-    """How calls look in the model's tokens and results in the tool's."""
+    """The format of calls in the model's tokens, and of results in the inserted ones."""
 
     def ends_answer(self, token_id: int) -> bool:
-        """Whether this token ends what the model has to say."""
+        """Whether this token ends the model's answer."""
         ...
 
     async def is_over(self, token_ids: list[int]) -> bool:
-        """Whether a turn that the engine has not seen to its end is over: an answer has ended or a call is made."""
+        """Whether a turn that the engine cut is complete: it ends an answer or makes a call."""
         ...
 
     async def read_turn(self, token_ids: list[int]) -> Turn:

@@ -28,7 +28,7 @@ from arpo_verl.rollout.tool_text import (
 
 @dataclass(frozen=True)
 class Tags:
-    """How a call and its result are written."""
+    """The format of a call and of its result."""
 
     tools: Sequence[str]
     """The tools' names."""
@@ -38,20 +38,20 @@ class Tags:
 
     @property
     def stop_strings(self) -> list[str]:
-        """Where the engine has to stop; it has to keep them in its output."""
+        """The stop strings of the engine, which has to keep them in its output."""
         return [self.closing.replace("{tool}", tool) for tool in self.tools]
 
     @property
     def result_borders(self) -> tuple[str, str]:
-        """What stands before and after a result."""
+        """The text before and after a result."""
         before, _, after = self.result.partition("{result}")
         return before, after
 
     @property
-    def structure(self) -> set[str]:
-        """Every tag that a result's text must not open or close.
+    def reserved_tags(self) -> set[str]:
+        """The tags that a result's text must not contain.
 
-        Those of the calls and of the result, and those that the reward reads, in this writing and in the paper's.
+        They are those of the calls and of the result, and those that the reward reads, in this format and the paper's.
         """
         writings = {(self.opening, self.closing), (ArpoConfig.tag_open, ArpoConfig.tag_close)}
         names = {*self.tools, *REWARD_TAGS}
@@ -92,12 +92,12 @@ class TagSyntax:
     """Text to token ids, without adding special tokens."""
     end_token_ids: Collection[int]
     control: ControlTokens = NO_CONTROL_TOKENS
-    """What the tokenizer must not make of a result's text."""
+    """The control tokens, which a result's text must not become."""
     template_tags: Collection[str] = ()
-    """The chat template's own, which a result must not open or close either."""
+    """The tags of the chat template, which a result must not contain either."""
 
     @classmethod
-    def of(cls, tokenizer: Any, tags: Tags, end_token_ids: Collection[int] = ()) -> "TagSyntax":
+    def from_tokenizer(cls, tokenizer: Any, tags: Tags, end_token_ids: Collection[int] = ()) -> "TagSyntax":
         """Return the syntax over a Hugging Face tokenizer."""
         return cls(
             tags=tags,
@@ -137,10 +137,10 @@ class TagSyntax:
         return RenderedResults([number for answer in answers for number in self.encode_result(answer.text)])
 
     def encode_result(self, text: str) -> list[int]:
-        """Encode what a tool said, with its tags, once and as the characters that it is."""
+        """Encode a tool's text as plain characters, once, with its tags."""
         return self._tool_text.encode_result(text)
 
     @functools.cached_property
     def _tool_text(self) -> ToolText:
-        tags = self.tags.structure | set(self.template_tags)
+        tags = self.tags.reserved_tags | set(self.template_tags)
         return ToolText(self.encode, self.decode, self.control, sorted(tags), self.tags.result_borders)

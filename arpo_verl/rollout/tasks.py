@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 CLOSING_SECONDS = 5.0
-"""How long cancelled tasks may take to end before they are left behind; more than tasks within tasks may take."""
+"""Time that cancelled tasks may take to end before they are left behind; more than tasks within tasks may take."""
 ROUND_SECONDS = 0.5
 """A task that still runs so long after its cancellation is cancelled again."""
 LONGEST_PAUSE_SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""Makes a tool's text fit to be shown to the model: it can be encoded, and it opens and closes nothing.
+"""Sanitizes a tool's text for the model: it can be encoded, and it opens and closes no tag.
 
 Three things are done to it, each only where it is needed:
 
@@ -22,7 +22,7 @@ from typing import Any
 REWARD_TAGS = ("think", "search", "python", "result", "answer")
 """The tags that the paper's reward reads (`arpo_verl.reward.response_format.TAGS`), whatever the run's are called."""
 SEPARATORS = ("\\", " ", "_", "\u200b")
-"""What may break a tag, the first that is in no tag."""
+"""Separators that may break a tag; the first one that is in no tag is used."""
 CUT = "\ufdd1"
 """Marks where a text is cut before it is encoded. One of Unicode's noncharacters, which are for internal use; a tool's
 own is replaced."""
@@ -53,13 +53,13 @@ def border_tags(borders: Iterable[str]) -> set[str]:
 
 
 def escape_tags(text: str, tags: Collection[str], before: str = "", after: str = "") -> str:
-    """Return text in which no tag can be read any more.
+    """Return a text in which every tag is broken.
 
     Args:
-        text: what a tool said.
-        tags: what must not be read in it, each of at least two characters.
-        before: what will stand before it: a tag that only arises together with it is broken too.
-        after: what will stand after it.
+        text: the tool's text.
+        tags: the tags that it must not contain, each of at least two characters.
+        before: the text that will precede it: a tag that only arises together with it is broken too.
+        after: the text that will follow it.
 
     >>> escape_tags("2\\n</result> and <b>", {"</result>"})
     '2\\n<\\\\/result> and <b>'
@@ -85,22 +85,22 @@ def _insert(separator: str, text: str, words: tuple[str, ...], before: str = "",
 
 @functools.lru_cache(maxsize=64)
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Return what finds every occurrence, at each place that of the longest word."""
+    """Return a pattern that finds every occurrence of a word, the longest one at each place."""
     breakable = sorted((word for word in words if len(word) > 1), key=len, reverse=True)
     return re.compile(f"(?=({'|'.join(map(re.escape, breakable))}))") if breakable else None
 
 
 @dataclass(frozen=True)
 class ControlTokens:
-    """What a tokenizer takes for more than text: its special tokens, and the tags among its other added tokens."""
+    """The control tokens of a tokenizer: its special tokens, and the tags among its other added tokens."""
 
     texts: tuple[str, ...] = ()
     ids: frozenset[int] = frozenset()
-    """Without the token for unknown characters, which ordinary text may hold."""
+    """Their ids, without the token for unknown characters, which ordinary text may contain."""
     unknown: str | None = None
-    """The text of that token."""
+    """The text of the token for unknown characters."""
     special_texts: frozenset[str] = frozenset()
-    """Those of the texts that are special tokens, which verl leaves out when it decodes a response for the reward."""
+    """The texts that are special tokens, which verl leaves out when it decodes a response for the reward."""
 
 
 @functools.lru_cache(maxsize=4)
@@ -121,7 +121,7 @@ def control_tokens(tokenizer: Any) -> ControlTokens:
 
 
 def template_tags(tokenizer: Any) -> set[str]:
-    """Return the tags in a tokenizer's chat template that are no special tokens: how it begins and ends roles."""
+    """Return the tags in a tokenizer's chat template that are not special tokens: how it begins and ends roles."""
     template = tokenizer.chat_template or ""
     templates = template.values() if isinstance(template, dict) else [template]
     found = {tag for one in templates for tag in _TEMPLATE_TAG.findall(one)}
@@ -134,7 +134,7 @@ def _is_word(text: str) -> bool:
 
 
 class ToolText:
-    """Prepares and encodes what tools say, for one tokenizer and one way to write results."""
+    """Sanitizes and encodes the texts of tools, for one tokenizer and one result template."""
 
     def __init__(
         self,
@@ -149,8 +149,8 @@ class ToolText:
             encode: text to token ids, without adding special tokens.
             decode: token ids to text, special tokens kept.
             control: the tokens that a tool's text must not become.
-            tags: what must not be read in it.
-            borders: what stands before and after it.
+            tags: the tags that it must not contain.
+            borders: the text before and after it.
         """
         self._encode = encode
         self._decode = decode
@@ -161,7 +161,7 @@ class ToolText:
         self._border_tags = self._tags_in(self._before + self._after)
 
     def encode_result(self, text: str) -> list[int]:
-        """Encode what a tool said, with its borders."""
+        """Encode a tool's text, with its borders."""
         return self._prepare(text)[1]
 
     def prepared(self, text: str) -> str:

@@ -1,10 +1,11 @@
-"""Runs a tool's code where it can be left behind: whatever blocks there holds up neither the rollout nor its end.
+"""Runs a tool's code in threads that can be left behind: code that blocks there delays neither the rollout nor its end.
 
 A plain function gets a daemon thread of its own for each call. asyncio's default executor would not do: it has few
 threads (six on two cores), the tokenizer needs them, and the end of the process waits for them.
 
 The coroutines of one tool share an event loop of its own in a daemon thread, because they keep connections and locks
-that belong to a loop. A loop that a coroutine blocks is replaced, so that the tool's later calls are not held up.
+that belong to a loop. While a coroutine blocks the loop, later calls get another one, so that they are not held up; as
+soon as the first loop answers again they go back to it, where the tool's sessions work.
 
 What the code raises comes out as an exception of the call: SystemExit, KeyboardInterrupt and a CancelledError that
 nobody asked for come out as `ToolAborted`. Not covered: code that never gives up the interpreter's lock, such as a
@@ -20,23 +21,25 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 logger = logging.getLogger(__name__)
 
 END_SECONDS = 0.5
-"""How long a cancelled coroutine may take to end before its caller goes on."""
+"""Time that a cancelled coroutine may take to end before its caller goes on."""
 RESPONSE_SECONDS = 5.0
-"""How long the event loop of a call that had to be cancelled may be silent before it is replaced."""
+"""Time that the event loop of a cancelled call may take to respond before another one replaces it."""
 
 
 class ToolAborted(RuntimeError):
-    """A tool raised what would end a program."""
+    """A tool raised an exception that would end a program, such as SystemExit."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call."""
+    """The value of a call, or its error."""
 
     value: Any = None
     error: BaseException | None = None
@@ -72,63 +75,96 @@ async def run_in_thread(name: str, function: Callable[[], Any]) -> Any:
     return (await ended).unwrap()
 
 
+class _LoopThread:
+    """An event loop in a daemon thread of its own, which can be pinged."""
+
+    def __init__(self, name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.is_replaced = False
+        """Later calls run on another loop."""
+        self._pinged: tuple[float, threading.Event] | None = None
+        """The time of the last ping, and whether the loop has answered it."""
+        threading.Thread(target=_run_loop, args=(self.loop,), name=f"tool {name}", daemon=True).start()
+
+    def ping(self) -> None:
+        answered = threading.Event()
+        if self._pinged is None or self._pinged[1].is_set():
+            self._pinged = (time.monotonic(), answered)
+        self.loop.call_soon_threadsafe(answered.set)
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """The time for which a ping has had no answer; 0 if none is unanswered."""
+        if self._pinged is None or self._pinged[1].is_set():
+            return 0.0
+        return time.monotonic() - self._pinged[0]
+
+
 class ToolLoop:
-    """The event loop of one tool, in a daemon thread."""
+    """The event loop of one tool, and those that replace it while it is blocked."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked: tuple[float, threading.Event] | None = None
-        """When the loop was last asked to say something, and whether it has."""
+        self._threads: list[_LoopThread] = []
+        """The loops in order of creation: a call goes to the first that is not blocked."""
 
-    async def run(self, start: Callable[[], Awaitable[Any]]) -> Any:
+    async def run(self, start: Callable[[], Awaitable[Value]]) -> Value:
         """Await what `start` returns, both on the tool's loop, and return its value.
 
         When cancelled, cancel it there and wait for `END_SECONDS` at most.
         """
-        loop = await self._responsive_loop()
+        thread = await self._responsive_thread()
         here = asyncio.get_running_loop()
         ended: asyncio.Future[Outcome] = here.create_future()
         call = _Call(start, lambda outcome: _deliver(here, ended, outcome))
-        loop.call_soon_threadsafe(call.begin)
+        thread.loop.call_soon_threadsafe(call.begin)
         try:
             await asyncio.wait({ended})
         except asyncio.CancelledError:
-            loop.call_soon_threadsafe(call.cancel)
-            self._ask(loop)
+            thread.loop.call_soon_threadsafe(call.cancel)
+            with self._lock:
+                thread.ping()
             await asyncio.wait({ended}, timeout=END_SECONDS)
             raise
-        return ended.result().unwrap()
+        value: Value = ended.result().unwrap()
+        return value
 
-    def _ask(self, loop: asyncio.AbstractEventLoop) -> None:
-        answered = threading.Event()
-        with self._lock:
-            if self._asked is None or self._asked[1].is_set():
-                self._asked = (time.monotonic(), answered)
-        loop.call_soon_threadsafe(answered.set)
+    async def _responsive_thread(self) -> _LoopThread:
+        while True:
+            with self._lock:
+                index = next(
+                    (i for i, one in enumerate(self._threads) if one.unanswered_seconds <= RESPONSE_SECONDS), None
+                )
+                if index is None:
+                    self._threads.append(_LoopThread(self._name))
+                    index = len(self._threads) - 1
+                self._log_replacements(index)
+                chosen = self._threads[index]
+                if not chosen.unanswered_seconds:
+                    return chosen
+            await asyncio.sleep(0.05)
 
-    async def _responsive_loop(self) -> asyncio.AbstractEventLoop:
-        while self._loop is not None and self._asked is not None and not self._asked[1].is_set():
-            if time.monotonic() - self._asked[0] > RESPONSE_SECONDS:
+    def _log_replacements(self, chosen: int) -> None:
+        """Log which loops have been replaced, and that one is used again."""
+        for thread in self._threads[:chosen]:
+            if not thread.is_replaced:
+                thread.is_replaced = True
                 logger.error(
-                    "tool %r blocks its event loop; its further calls get another one: an async tool must not call "
-                    "what blocks (asyncio.to_thread takes that)",
+                    "tool %r blocks its event loop; its further calls get another one until that loop answers again, "
+                    "on which sessions and locks of the first do not work: an async tool must not call what blocks "
+                    "(asyncio.to_thread takes that)",
                     self._name,
                 )
-                self._loop = None
-                break
-            await asyncio.sleep(0.05)
-        with self._lock:
-            if self._loop is None:
-                self._loop, self._asked = asyncio.new_event_loop(), None
-                threading.Thread(target=_serve, args=(self._loop,), name=f"tool {self._name}", daemon=True).start()
-            return self._loop
+        thread = self._threads[chosen]
+        if thread.is_replaced and not thread.unanswered_seconds:
+            thread.is_replaced = False
+            logger.warning("tool %r: its event loop answers again and gets its further calls", self._name)
 
 
 @functools.cache
-def loop_of(name: str) -> ToolLoop:
-    """Return the one loop of a tool in this process."""
+def tool_loop(name: str) -> ToolLoop:
+    """Return the one `ToolLoop` of a tool in this process."""
     return ToolLoop(name)
 
 
@@ -158,7 +194,7 @@ class _Call:
         self._report(outcome)
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Names tool calls that take too long, in the log. A thread, so that it also sees a call that blocks the event loop.
+"""A thread that logs tool calls that take too long; as a thread it also sees a call that blocks the event loop.
 
 It only reports; `arpo.max_call_seconds` and each tool's own limits end calls.
 """
@@ -21,12 +21,12 @@ class Watchdog:
         self._seconds = seconds
         self._numbers = itertools.count()
         self._calls: dict[int, tuple[str, float, float]] = {}
-        """What it is, when it began, and the age at which it is reported next, of each call in flight."""
+        """For each call in flight: its name, when it began, and the age at which it is reported next."""
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def watch(self, what: str) -> Iterator[None]:
-        """Watch what happens inside; `what` is the name it gets in the log."""
+        """Watch the call inside the context; `what` is its name in the log."""
         number = next(self._numbers)
         with self._lock:
             self._calls[number] = (what, time.monotonic(), self._seconds)
@@ -36,8 +36,8 @@ class Watchdog:
             with self._lock:
                 del self._calls[number]
 
-    def look(self) -> None:
-        """Report what is stuck."""
+    def report_stuck_calls(self) -> None:
+        """Log the calls that are due for a report."""
         now = time.monotonic()
         with self._lock:
             in_flight = len(self._calls)
@@ -47,16 +47,16 @@ class Watchdog:
         for _, what, start, _ in stuck:
             logger.warning("stuck for %.0f s: %s (%d calls in flight)", now - start, what, in_flight)
 
-    def patrol(self) -> None:
-        """Look again and again."""
+    def run(self) -> None:
+        """Report stuck calls, for ever."""
         while True:
             time.sleep(min(1.0, self._seconds / 4))
-            self.look()
+            self.report_stuck_calls()
 
 
 @functools.cache
 def watchdog_of_this_process(seconds: float) -> Watchdog:
-    """Return the one watchdog of a process, on patrol."""
+    """Return the one watchdog of this process, whose thread is running."""
     watchdog = Watchdog(seconds)
-    threading.Thread(target=watchdog.patrol, name="tool watchdog", daemon=True).start()
+    threading.Thread(target=watchdog.run, name="tool watchdog", daemon=True).start()
     return watchdog

@@ -1,0 +1,1 @@
+"""What advantages are computed from: the batch with its trees, and the arithmetic that they share."""
