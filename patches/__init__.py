@@ -1,1 +1,1 @@
-"""What verl and vLLM offer no hook for, one function each. `README.md` beside this file has the table."""
+"""Patches for which verl and vLLM offer no hook, one function each. `README.md` beside this file has the table."""

@@ -1,4 +1,4 @@
-"""verl's tool lists take classes that are no `BaseTool`: anything with a `name` and `async def run(self, text)`.
+"""Lets verl's tool lists take classes other than `BaseTool`: any with a `name` and `async def run(self, text)`.
 
 verl 0.9.1 calls every class of a tool list with `config` and `tool_schema` and expects a `BaseTool` back
 (`tools/tool_registry.py`), and has no hook for another kind. So its look-up of classes is wrapped; a class of verl's
@@ -11,8 +11,13 @@ from types import ModuleType
 from typing import Any
 
 
-def accept_own_tools(tool_registry: ModuleType) -> None:
-    """Wrap the look-up of classes; may be called again."""
+def accept_own_tools(tool_registry: ModuleType, wrapper: Callable[[], type]) -> None:
+    """Wrap the look-up of classes; may be called again.
+
+    Args:
+        tool_registry: verl's module.
+        wrapper: returns the class that makes a `BaseTool` of such a class. Called late: it imports that very module.
+    """
     find = tool_registry.get_tool_class
     if hasattr(find, "__wrapped__"):
         return
@@ -22,9 +27,6 @@ def accept_own_tools(tool_registry: ModuleType) -> None:
         found: Callable[..., Any] = find(cls_name)
         if not hasattr(found, "run") or hasattr(found, "execute"):
             return found
-        # Imported here because it imports this very module of verl's.
-        from arpo_verl.integration.own_tools import OwnTool
+        return functools.partial(wrapper(), found)
 
-        return functools.partial(OwnTool, found)
-
-    tool_registry.get_tool_class = get_tool_class
+    tool_registry.get_tool_class = get_tool_class  # type: ignore[attr-defined]

@@ -1,40 +1,41 @@
-"""Patch that checks ARPO's settings before Ray starts."""
+"""Patch that has a configuration checked before Ray starts."""
 
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
 import wrapt
-from omegaconf import OmegaConf
 
 
-def check_arpo_config_too(verl_config: ModuleType) -> None:
-    """Let `verl.utils.config.validate_config` check an ARPO run first.
+def check_config_too(verl_config: ModuleType, check: Callable[[Any], Any]) -> None:
+    """Let `verl.utils.config.validate_config` call a check of ours first; may be called again.
 
     verl 0.9.1 (`trainer/main_ppo.py`) validates the configuration in the driver, before `ray.init`, and offers no hook
-    there. Without this, bad input surfaces minutes later in a remote worker. Of a run that does not set
-    adv_estimator=arpo only the estimator's name is looked at, for a misspelling, and tags and checkpoint where
-    its rollout is `tag_agent`. verl's own checks see verl's name of the rollout, on which some of them depend.
+    there. Without this, bad input surfaces minutes later in a remote worker.
+
+    Args:
+        verl_config: verl's module.
+        check: gets the configuration and returns the one that verl is to look at.
     """
     if isinstance(verl_config.validate_config, wrapt.FunctionWrapper):
         return
 
     def validate_config(stock: Any, instance: None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        from arpo_verl.integration.preflight import check
-        from arpo_verl.integration.resume_check import check_resume
-        from arpo_verl.integration.rollout_checks import check_estimator, under_verls_name
-        from arpo_verl.integration.settings import TAG_AGENT, wants_arpo
-        from arpo_verl.integration.tag_check import check_tags_of_run
-
-        config = kwargs["config"] if "config" in kwargs else args[0]
-        check_estimator(config)
-        if wants_arpo(config):
-            check(config)
-        elif OmegaConf.select(config, "actor_rollout_ref.rollout.agent.default_agent_loop") == TAG_AGENT:
-            check_tags_of_run(config)
-            check_resume(config)
-        renamed = under_verls_name(config)
+        given = kwargs["config"] if "config" in kwargs else args[0]
+        before = given.algorithm.adv_estimator
+        config = check(given)
+        if given.algorithm.adv_estimator != before:
+            kwargs = kwargs | _needs(config, kwargs)
         if "config" in kwargs:
-            return stock(*args, **kwargs | {"config": renamed})
-        return stock(renamed, *args[1:], **kwargs)
+            return stock(*args, **kwargs | {"config": config})
+        return stock(config, *args[1:], **kwargs)
 
     wrapt.wrap_function_wrapper(verl_config, "validate_config", validate_config)
+
+
+def _needs(config: Any, kwargs: Mapping[str, Any]) -> dict[str, bool]:
+    """Return what verl has told of the estimator before, told of the one that the check has filled in."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+
+    needs = {"use_critic": need_critic, "use_reference_policy": need_reference_policy}
+    return {name: need(config) for name, need in needs.items() if name in kwargs}

@@ -40,7 +40,7 @@ def offload_without_pinned_memory(engine: ModuleType) -> None:
         return stock_policy(pin_memory=False)
 
     policy.pins_nothing = True  # type: ignore[attr-defined]
-    engine.CPUOffloadPolicy = policy
+    engine.CPUOffloadPolicy = policy  # type: ignore[attr-defined]
 
 
 def load_value_models_without_flash_attention(models: ModuleType) -> None:
@@ -64,4 +64,4 @@ def load_value_models_without_flash_attention(models: ModuleType) -> None:
         )
 
     load_valuehead_model.uses_sdpa = True  # type: ignore[attr-defined]
-    models.load_valuehead_model = load_valuehead_model
+    models.load_valuehead_model = load_valuehead_model  # type: ignore[attr-defined]

@@ -69,7 +69,7 @@ def rewind_generators_of_cut_prefills(cpu_model_runner: ModuleType) -> None:
             generator.set_state(state)
         return output
 
-    def keep_books(stock: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def bookkeeping(stock: Any, instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rewound, generators = discarded(instance), instance.input_batch.generators
         for row in rewound:
             del generators[row]
@@ -79,7 +79,7 @@ def rewind_generators_of_cut_prefills(cpu_model_runner: ModuleType) -> None:
             generators.update(rewound)
 
     wrapt.wrap_function_wrapper(cpu_model_runner, "CPUModelRunner._sample", sample)
-    wrapt.wrap_function_wrapper(cpu_model_runner, "CPUModelRunner._bookkeeping_sync", keep_books)
+    wrapt.wrap_function_wrapper(cpu_model_runner, "CPUModelRunner._bookkeeping_sync", bookkeeping)
 
 
 def apply() -> None:

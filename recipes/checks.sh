@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts: checks of the words that they were given, before anything starts, and what is shown of a part that fails.
+# Sourced by the scripts: checks of their arguments and variables before anything starts, and what is shown of a part that fails.
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -22,21 +22,21 @@ is_one_of() {
   return 1
 }
 
-# enumerate WORD...: "a, b or c".
+# enumerate CHOICE...: "a, b or c".
 enumerate() {
   local all
   all=$(printf ', %s' "${@:1:$#-1}")
   printf '%s or %s' "${all:2}" "${!#}"
 }
 
-# one_of NAME WORD...: the variable must be one of the words.
+# one_of NAME CHOICE...: the variable must be one of the choices.
 one_of() {
   local name=$1
   shift
   is_one_of "${!name-}" "$@" || fail "$name=${!name-}; expected $(enumerate "$@")"
 }
 
-# some_of NAME WORD...: the variable must be one or several of the words, each once.
+# some_of NAME CHOICE...: the variable must be one or several of the choices, each once.
 some_of() {
   local name=$1 value seen=" "
   shift
@@ -73,7 +73,7 @@ whole_numbers() {
   done
 }
 
-# whole_number_or WORD LEAST NAME...: the same, or the word.
+# whole_number_or CHOICE LEAST NAME...: the same, or the choice.
 whole_number_or() {
   local word=$1 least=$2 name
   shift 2

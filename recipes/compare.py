@@ -1,4 +1,4 @@
-"""The comparison's program: GRPO against ARPO on the tiny world, with a table and a figure.
+"""The comparison's program: algorithms of the family, by their presets, on the tiny world, with a table and a figure.
 
 Called by `compare.sh`, which documents it. A seed is a world, a cold-started model and all sampling; its arms start
 from the same model and see the same prompts in the same order. Runs go one after the other, all arms of a seed before
@@ -11,7 +11,6 @@ tools are over-represented, so their mean is not the policy's.
 
 import json
 import os
-import re
 import shutil
 import statistics
 import sys
@@ -22,38 +21,32 @@ from typing import Any
 
 from comparison_table import RunRecord, StepRecord, render
 from quickstart import (
-    Run,
-    check_words,
+    TrainingRun,
+    calls_in_leaves,
+    check_overrides,
     console,
     end_on_signals,
-    executed_calls,
     prepare,
-    prompt_of,
-    read_rollouts,
     train,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from validation import compare
 
-RESULT = re.compile(r" <result>\n.*?\n</result>", re.DOTALL)
-"""A tool result in the text of a leaf (`arpo.result_template`)."""
+from arpo_verl.presets import load_preset, preset_names
+from arpo_verl.record import RecordedPrompt, RecordedStep, read_step, step_files
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One of the algorithms that are compared."""
-
-    algorithm: str
-    overrides: tuple[str, ...] = ()
-
-
-ARMS = {
-    "grpo": Arm("grpo"),
-    "arpo-soft": Arm("arpo"),
-    "arpo-hard": Arm("arpo", ("arpo.advantage=hard",)),
-    # Every fork point has the probability α: the entropy has no say.
-    "arpo-random": Arm("arpo", ("arpo.entropy_weight=0",)),
+ESTIMATOR = "algorithm.adv_estimator"
+SUCCESS = "+arpo.replay_kwargs.success=0.5"
+"""A reward of the tiny world that only right answers have."""
+OF_THE_TINY_WORLD = {
+    "arpo_gui": (SUCCESS,),
+    "rapo": (SUCCESS,),
+    # Forks of rounds for 8 leaves; the presets' are for the papers' numbers of leaves.
+    "at2po": ("+arpo.rule_kwargs={forks: 2}",),
+    "treerl": ("+arpo.rule_kwargs={forks: 2}",),
+    "deep_grpo": ("+arpo.rule_kwargs={forks: 4, forks_per_turn: 4}",),
+    "r1_searcher": ("+reward.custom_reward_function.reward_kwargs.stage_one_steps=10",),
 }
+"""What some presets need there beside their names."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +59,18 @@ class Comparison:
     output: Path
     overrides: list[str]
 
-    def run(self, arm: str, seed: int) -> Run:
+    def run(self, arm: str, seed: int) -> TrainingRun:
         """Return the run of an arm; the first of a seed validates the common model before training."""
         is_validated = self.validation_before(seed).exists()
         overrides = [
             "trainer.save_freq=-1",
             f"trainer.val_before_train={not is_validated}",
-            *ARMS[arm].overrides,
+            f"arpo.preset={arm}",
+            *OF_THE_TINY_WORLD.get(arm, ()),
             *self.overrides,
         ]
-        return Run(ARMS[arm].algorithm, seed, self.steps, self.output / f"{arm}-seed{seed}", overrides)
+        algorithm = load_preset(arm).settings[ESTIMATOR]
+        return TrainingRun(algorithm, seed, self.steps, self.output / f"{arm}-seed{seed}", overrides)
 
     def validation_before(self, seed: int) -> Path:
         return self.output / f"validation-before-seed{seed}.jsonl"
@@ -96,8 +91,9 @@ class Comparison:
 
 def main() -> None:
     names = os.environ["ARMS"].split()
-    if unknown := [name for name in names if name not in ARMS]:
-        sys.exit(f"ARMS has {', '.join(unknown)}; expected some of {', '.join(ARMS)}: correct it")
+    known = [name for name in preset_names() if not load_preset(name).unavailable]
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"ARMS has {', '.join(unknown)}; expected some of {', '.join(known)}: correct it")
     comparison = Comparison(
         arms=names,
         seeds=[int(seed) for seed in os.environ["SEEDS"].split()],
@@ -106,7 +102,7 @@ def main() -> None:
         overrides=sys.argv[1:],
     )
     end_on_signals()
-    check_words([comparison.run(arm, comparison.seeds[0]) for arm in comparison.arms])
+    check_overrides([comparison.run(arm, comparison.seeds[0]) for arm in comparison.arms])
     run_all(comparison)
 
 
@@ -140,38 +136,36 @@ def execute(comparison: Comparison, arm: str, seed: int) -> None:
     draft.replace(path)
 
 
-def step_records(run: Run) -> list[StepRecord]:
-    """Read what each step cost and earned from verl's metrics and rollout dumps."""
-    tokenizer = AutoTokenizer.from_pretrained(run.world / "model")
+def step_records(run: TrainingRun) -> list[StepRecord]:
+    """Read what each step cost and earned from verl's metrics and the record of the rollouts."""
+    files = step_files(run.output)
     entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [
-        step_record(entry["data"], read_rollouts(run, entry["step"]), tokenizer)
+        step_record(entry["data"], read_step(files[entry["step"]]))
         for entry in entries
         if "timing_s/step" in entry["data"]
     ]
 
 
-def step_record(
-    metrics: dict[str, Any], rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
-) -> StepRecord:
+def step_record(metrics: dict[str, Any], rollouts: RecordedStep) -> StepRecord:
     """Return the record of one step.
 
     Args:
         metrics: what verl logged.
-        rows: the leaves of the step, from the rollout's dump.
-        tokenizer: counts the tokens of tool results in runs without trees, which log them as part of the responses.
+        rollouts: the record of the step's rollouts.
     """
     has_trees = "arpo/leaves" in metrics
-    is_root = [not has_trees or (row["arpo_parent"] is None and not row["arpo_is_top_up"]) for row in rows]
+    leaves = [leaf for _, leaf in rollouts.rows()]
+    roots = [leaf for leaf in leaves if not has_trees or (leaf.parent is None and not leaf.is_top_up)]
     return StepRecord(
-        reward=statistics.fmean(row["score"] for row, root in zip(rows, is_root, strict=True) if root),
-        leaf_reward=statistics.fmean(row["score"] for row in rows),
-        tool_calls=metrics["tools/calls"] if has_trees else executed_calls(rows),
-        leaf_calls=executed_calls(rows),
-        generated_tokens=metrics["arpo/generated_tokens"] if has_trees else sampled_tokens(metrics, rows, tokenizer),
+        reward=statistics.fmean(leaf.reward for leaf in roots if leaf.reward is not None),
+        leaf_reward=statistics.fmean(leaf.reward for leaf in leaves if leaf.reward is not None),
+        tool_calls=metrics["tools/calls"] if has_trees else calls_in_leaves(rollouts),
+        leaf_calls=calls_in_leaves(rollouts),
+        generated_tokens=metrics["arpo/generated_tokens"] if has_trees else sampled_tokens(rollouts),
         shared_tokens=metrics.get("arpo/shared_token_fraction", 0.0),
-        equal_prompts=equal_prompts(rows),
-        equal_forks=equal_forks(rows) if has_trees else None,
+        equal_prompts=equal_prompts(rollouts.prompts),
+        equal_forks=equal_forks(rollouts.prompts) if has_trees else None,
         branches=metrics.get("arpo/branches_per_prompt", 0.0),
         top_ups=metrics.get("arpo/top_ups_per_prompt", 0.0),
         branch_probability=metrics.get("arpo/branch_probability"),
@@ -181,28 +175,24 @@ def step_record(
     )
 
 
-def equal_prompts(rows: Sequence[dict[str, Any]]) -> float:
+def equal_prompts(prompts: Sequence[RecordedPrompt]) -> float:
     """Return the share of prompts whose leaves all earn the same."""
-    scores: dict[str, set[float]] = {}
-    for row in rows:
-        scores.setdefault(prompt_of(row), set()).add(row["score"])
-    return statistics.fmean(len(distinct) == 1 for distinct in scores.values())
+    return statistics.fmean(len({leaf.reward for leaf in prompt.leaves}) == 1 for prompt in prompts)
 
 
-def equal_forks(rows: Sequence[dict[str, Any]]) -> float | None:
+def equal_forks(prompts: Sequence[RecordedPrompt]) -> float | None:
     """Return the share of forks that earn what the leaf does that they forked from; None without forks."""
-    score = {(prompt_of(row), row["arpo_number"]): row["score"] for row in rows}
-    forks = [row for row in rows if row["arpo_parent"] is not None]
-    if not forks:
-        return None
-    return statistics.fmean(score[prompt_of(row), row["arpo_parent"]] == row["score"] for row in forks)
+    equal = []
+    for prompt in prompts:
+        rewards = {leaf.number: leaf.reward for leaf in prompt.leaves}
+        equal += [rewards[leaf.parent] == leaf.reward for leaf in prompt.leaves if leaf.parent is not None]
+    return statistics.fmean(equal) if equal else None
 
 
-def sampled_tokens(metrics: dict[str, Any], rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Count the sampled tokens of independent leaves, ends of text included: all of their tokens less the results."""
-    results = [result for row in rows for result in RESULT.findall(row["output"])]
-    inserted = sum(len(tokenizer.encode(result, add_special_tokens=False)) for result in results)
-    return round(metrics["response_length/mean"] * len(rows)) - inserted
+def sampled_tokens(rollouts: RecordedStep) -> int:
+    """Count the sampled tokens of independent leaves, ends of text included."""
+    rows = rollouts.rows()
+    return sum(one.tokens for prompt, leaf in rows for one in prompt.segments_of(leaf) if one.is_sampled)
 
 
 def report(comparison: Comparison) -> None:

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# GRPO, ARPO with soft and with hard advantage, and ARPO that branches at random, compared on the tiny world: the quickstart's
-# training run for each arm and seed, one after the other.
+# Algorithms of the family compared on the tiny world, an arm for each preset (`arpo-verl algorithms`): the quickstart's training run
+# for each arm and seed, one after the other.
 #   Hardware: 2 cores, 10 GB of memory, no GPU. Time: about 3 minutes a run; 20 runs by default.
 #   Result:   $OUTPUT/comparison.md and comparison.svg. What came out is in recipes/comparison.md.
 #
 #   bash recipes/compare.sh                            # a second call goes on where the first was interrupted
-#   SEEDS="0 1" ARMS="grpo arpo-soft" bash recipes/compare.sh
+#   SEEDS="0 1" ARMS="grpo arpo_soft tree_grpo" bash recipes/compare.sh
 #   OUTPUT=outputs/z3 bash recipes/compare.sh arpo.branch_factor=3    # any verl override may follow; it holds for all arms
 set -euo pipefail
 
 # ---- user-adjustable ---------------------------------------------------------------------------------------------------
-export ARMS=${ARMS:-grpo arpo-soft arpo-hard arpo-random}
+export ARMS=${ARMS:-grpo arpo_soft arpo_hard arpo_random}
 export SEEDS=${SEEDS:-0 1 2 3 4}
 export STEPS=${STEPS:-20}
 export OUTPUT=${OUTPUT:-outputs/comparison}
@@ -18,7 +18,8 @@ export OUTPUT=${OUTPUT:-outputs/comparison}
 
 # shellcheck source=checks.sh
 source "$(dirname "${BASH_SOURCE[0]}")/checks.sh"
-some_of ARMS grpo arpo-soft arpo-hard arpo-random
+mapfile -t PRESETS < <(basename -as .yaml "$HERE"/../arpo_verl/presets/*.yaml)
+some_of ARMS "${PRESETS[@]}"
 whole_numbers 0 SEEDS
 whole_number 1 STEPS
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-from comparison_table import Estimate, Seed, align, by_step, estimate
+from comparison_table import Seed, SeedEstimate, align, by_step, estimate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-COLOURS = {"grpo": "#444444", "arpo-soft": "#0072b2", "arpo-hard": "#d55e00", "arpo-random": "#009e73"}
+COLOURS = {"grpo": "#444444", "arpo_soft": "#0072b2", "arpo_hard": "#d55e00", "arpo_random": "#009e73"}
+OTHER_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#a5aa99", "#e73f74", "#11a579", "#80ba5a")
+"""Of arms that have none above, in their order, again and again."""
 COSTS = {
     None: "training steps",
     "tool_calls": "executed tool calls",
@@ -43,11 +45,18 @@ def draw(seeds: Sequence[Seed], path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
+def colours(seeds: Sequence[Seed]) -> dict[str, str]:
+    """Return the colour of each arm."""
+    others = iter(OTHER_COLOURS * (1 + len(seeds[0]) // len(OTHER_COLOURS)))
+    return {arm: COLOURS.get(arm) or next(others) for arm in seeds[0]}
+
+
 def draw_rewards(axes: Axes, seeds: Sequence[Seed], cost: str | None) -> None:
     """Draw each arm's reward against what had been spent."""
     for arm in seeds[0]:
         grid, rewards = align([seed[arm].curve(cost).smoothed(SMOOTHED_STEPS) for seed in seeds])
-        draw_band(axes, grid, [estimate(values) for values in zip(*rewards, strict=True)], arm, "-")
+        means = [estimate(values) for values in zip(*rewards, strict=True)]
+        draw_band(axes, grid, means, arm, "-", colours(seeds)[arm])
     limit_to_lines(axes, margin=0.6)
     axes.legend(loc="lower right", frameon=False)
 
@@ -60,7 +69,7 @@ def draw_entropies(axes: Axes, seeds: Sequence[Seed]) -> None:
             continue
         for name, (label, style) in ENTROPIES.items():
             series = [value for value in values[name] if value is not None]
-            draw_band(axes, list(range(len(series))), series, label, style, COLOURS[arm])
+            draw_band(axes, list(range(len(series))), series, label, style, colours(seeds)[arm])
         axes.set(xlabel="training steps before the batch", ylabel="entropy in nats", title=arm)
         limit_to_lines(axes, margin=0.3)
         axes.set_ylim(bottom=0)
@@ -78,10 +87,9 @@ def limit_to_lines(axes: Axes, margin: float) -> None:
 
 
 def draw_band(
-    axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], label: str, style: str, colour: str | None = None
+    axes: Axes, x: Sequence[float], estimates: Sequence[SeedEstimate], label: str, style: str, colour: str
 ) -> None:
     """Draw means as a line and intervals as a band."""
-    colour = COLOURS[label] if colour is None else colour
     middle = [value.mean for value in estimates]
     axes.plot(x, middle, style, color=colour, label=label)
     if not all(math.isfinite(value.half_width) for value in estimates):

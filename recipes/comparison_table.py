@@ -1,4 +1,4 @@
-"""Runs of several arms and seeds as estimates with 95 % intervals, as curves on a common grid, and as Markdown.
+"""The statistics of runs of several arms and seeds: estimates with 95 % intervals, common curves, and Markdown.
 
 Pure functions over records; nothing here trains, reads or writes a file. The unit of all statistics is the seed: the
 interval is Student's t over the seeds' values, and a difference between arms is taken within each seed first.
@@ -17,8 +17,8 @@ import mpmath
 import numpy as np
 
 CONFIDENCE = 0.95
-BASELINES = ("grpo", "arpo-soft")
-"""What the other arms are compared with: no branching, and ARPO as it is by default."""
+BASELINES = ("grpo", "arpo_soft")
+"""The arms that the others are compared with: no branching, and ARPO with its defaults."""
 GRID_POINTS = 41
 LATE_STEPS = 5
 """Steps at the end of a run whose mean reward stands for its end: a single step has 16 prompts."""
@@ -34,7 +34,7 @@ class StepRecord:
     """Mean over all leaves, as verl logs it; in a tree, leaves that call tools weigh more."""
     tool_calls: float
     leaf_calls: float
-    """Calls in the texts of all leaves: what would have been executed if leaves shared nothing."""
+    """The number of calls in the texts of all leaves: those executed if leaves shared nothing."""
     generated_tokens: float
     shared_tokens: float
     """Share of the leaves' tokens that had been generated for another leaf already."""
@@ -46,11 +46,11 @@ class StepRecord:
     top_ups: float
     branch_probability: float | None
     entropy_initial: float | None
-    """Of the first k tokens of the roots, in nats, by the rollout."""
+    """Mean entropy of the first k tokens of the roots, in nats, measured by the rollout."""
     entropy_after_tool: float | None
-    """Of the first k tokens after a tool result, in nats, by the actor."""
+    """Mean entropy of the first k tokens after a tool result, in nats, measured by the actor."""
     entropy_elsewhere: float | None
-    """Of all other sampled tokens, in nats, by the actor."""
+    """Mean entropy of all other sampled tokens, in nats, measured by the actor."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SeedEstimate:
     """A mean over seeds and half the width of its 95 % interval, which one seed leaves infinite."""
 
     mean: float
@@ -122,12 +122,12 @@ def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float
     return math.sqrt(degrees_of_freedom * (1 - x) / x)
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Sequence[float]) -> SeedEstimate:
     """Return mean and interval of one value a seed."""
     if len(values) < 2:
-        return Estimate(statistics.fmean(values), math.inf)
+        return SeedEstimate(statistics.fmean(values), math.inf)
     error = statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(statistics.fmean(values), t_quantile(len(values) - 1) * error)
+    return SeedEstimate(statistics.fmean(values), t_quantile(len(values) - 1) * error)
 
 
 def align(curves: Sequence[Curve], end: float | None = None) -> tuple[list[float], list[list[float]]]:
@@ -148,7 +148,7 @@ def align(curves: Sequence[Curve], end: float | None = None) -> tuple[list[float
     return grid.tolist(), [np.interp(grid, curve.spent, curve.reward).tolist() for curve in curves]
 
 
-def by_step(seeds: Sequence[Seed], arm: str, field: str) -> list[Estimate | None]:
+def by_step(seeds: Sequence[Seed], arm: str, field: str) -> list[SeedEstimate | None]:
     """Return the estimate of a field of each step over seeds; None where a seed has no value."""
     columns = zip(*([getattr(step, field) for step in seed[arm].steps] for seed in seeds), strict=True)
     return [None if None in values else estimate(values) for values in columns]
@@ -301,7 +301,7 @@ def trees(seeds: Sequence[Seed], arms: Sequence[str]) -> str:
     return markdown(["mean over steps and seeds", *arms], lines)
 
 
-def written(value: Estimate, number: str, sign: str = "") -> str:
+def written(value: SeedEstimate, number: str, sign: str = "") -> str:
     half_width = f"{value.half_width:{number}}" if math.isfinite(value.half_width) else "∞"
     return f"{value.mean:{sign}{number}} ± {half_width}"
 

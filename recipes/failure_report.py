@@ -1,4 +1,4 @@
-"""Why a run ended, from its log: the last lines, and the reasons that stand further up or that no line says in words.
+"""The report on a failed run, from its log: the last lines, and known reasons that stand further up.
 
 `python failure_report.py LOG CODE` prints it; `quickstart.py` imports it. Needs nothing beyond Python itself.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 SHOWN_LINES = 25
 SHOWN_BYTES = 1 << 20
-"""Of the end of a log, which are searched."""
+"""The number of bytes at the end of a log that are searched."""
 REASONS = (
     # Ray's memory monitor (`ray.exceptions.OutOfMemoryError` and the raylet's own lines)
     (
@@ -33,8 +33,8 @@ REASONS = (
 
 
 def reasons(text: str) -> list[str]:
-    """Return what a log says in other words, at most the first that fits."""
-    return [words for pattern, words in REASONS if pattern.search(text)][:1]
+    """Return the first known reason that a log shows, if there is one."""
+    return [reason for pattern, reason in REASONS if pattern.search(text)][:1]
 
 
 def report(log: Path, code: int) -> str:
@@ -49,7 +49,7 @@ def report(log: Path, code: int) -> str:
     if code in (137, -9):
         text += "\nKilled"
     return "\n".join(
-        [*lines, *(f"reason: {words}" for words in reasons(text)), f"ended with code {code}; its log: {log}"]
+        [*lines, *(f"reason: {reason}" for reason in reasons(text)), f"ended with code {code}; its log: {log}"]
     )
 
 

@@ -7,7 +7,7 @@
 #
 # flash-attn is published as source alone, and verl's extra `fsdp` can't be installed by one command because that source is built
 # where there is no torch yet. Here it is built last, beside the installed torch, which takes a CUDA 13 compiler (nvcc) and long
-# (MAX_JOBS=4 limits its memory). Without it (FLASH_ATTN=0) training needs two words more, and ALGORITHM=ppo does not work:
+# (MAX_JOBS=4 limits its memory). Without it (FLASH_ATTN=0) training needs two more overrides, and ALGORITHM=ppo does not work:
 #   actor_rollout_ref.model.use_remove_padding=False +actor_rollout_ref.model.override_config.attn_implementation=sdpa
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 from validation import compare
 
-from arpo_verl.doctor.compose import PRESET
+from arpo_verl.preflight.compose import PRESET
+from arpo_verl.record import RecordedStep, read_steps
 
 RUN_MARK = "ARPO_VERL_RUN"
-"""An environment variable that every descendant inherits, to find them all afterwards."""
+"""The environment variable that every descendant inherits, by which all are found afterwards."""
 STAGES = {
     "Started a local Ray instance": "Ray is up",
     "actor and ref model engine initialized": "FSDP2 actor is up",
@@ -40,8 +40,8 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass
-class Run:
-    """Settings of one quickstart, from the environment."""
+class TrainingRun:
+    """One training run on the tiny world: its settings, its command and its files."""
 
     algorithm: str
     seed: int
@@ -77,7 +77,7 @@ class Run:
         return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | settings
 
     def arguments(self) -> list[str]:
-        """What is set over the preset: the world, and sizes that suit a model of 0.3 M parameters."""
+        """The overrides of the preset: the world, and sizes that suit a model of 0.3 M parameters."""
         data = [
             f"data.{split}_files={quoted(self.world / f'{name}.parquet')}"
             for split, name in (("train", "train"), ("val", "validation"))
@@ -133,7 +133,7 @@ def quoted(value: Path | str) -> str:
 
 
 def main() -> None:
-    run = Run(
+    run = TrainingRun(
         algorithm=os.environ["ALGORITHM"],
         seed=int(os.environ["SEED"]),
         steps=int(os.environ["STEPS"]),
@@ -142,7 +142,7 @@ def main() -> None:
     )
     end_on_signals()
     started = time.monotonic()
-    check_words([run])
+    check_overrides([run])
     console.print(f"full log: {run.log}")
     prepare(run)
     world_seconds = time.monotonic() - started
@@ -151,12 +151,12 @@ def main() -> None:
     report(run, timing)
 
 
-def check_words(runs: Sequence[Run]) -> None:
+def check_overrides(runs: Sequence[TrainingRun]) -> None:
     """End with a message if the runs' overrides can't work, as far as their values alone show it.
 
     Before the tiny world is made, which takes a minute; the run itself checks everything, files and machine included.
     """
-    from arpo_verl.integration.override_check import problem
+    from arpo_verl.preflight.override_check import problem
 
     for run in runs:
         if found := problem(*PRESET, run.arguments()):
@@ -164,14 +164,14 @@ def check_words(runs: Sequence[Run]) -> None:
 
 
 def end_on_signals() -> None:
-    """Let every signal that asks for an end raise, so that the run is cleaned up."""
+    """Let SIGINT, SIGTERM and SIGHUP raise, so that the run is cleaned up."""
     # A shell starts its background jobs with the signal ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for end in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(end, lambda number, _: sys.exit(128 + number))
 
 
-def prepare(run: Run) -> None:
+def prepare(run: TrainingRun) -> None:
     """Make the tiny world if it is not there, and an output folder without an earlier run's records."""
     make_world = [sys.executable, "-m", "arpo_verl.tiny_world", "--out", str(run.world), "--seed", str(run.seed)]
     # Waiting threads that spin would take the cores from each other where they are shared.
@@ -183,7 +183,7 @@ def prepare(run: Run) -> None:
         shutil.rmtree(run.output / dump, ignore_errors=True)
 
 
-def train(run: Run) -> dict[str, float]:
+def train(run: TrainingRun) -> dict[str, float]:
     """Train with progress on the console; return seconds and the peak memory in GB."""
     environment = run.environment()
     started = time.monotonic()
@@ -205,7 +205,7 @@ def train(run: Run) -> dict[str, float]:
     return timing
 
 
-def watch(run: Run, child: subprocess.Popen[bytes], started: float) -> dict[str, float]:
+def watch(run: TrainingRun, child: subprocess.Popen[bytes], started: float) -> dict[str, float]:
     """Show each stage and step as it appears, until the child ends."""
     baseline = psutil.virtual_memory().used
     timing = {"peak_memory_gb": 0.0}
@@ -231,7 +231,7 @@ def watch(run: Run, child: subprocess.Popen[bytes], started: float) -> dict[str,
             time.sleep(0.5)
 
 
-def show_step(run: Run, step: int, data: dict[str, Any], seconds: float) -> None:
+def show_step(run: TrainingRun, step: int, data: dict[str, Any], seconds: float) -> None:
     if "timing_s/step" not in data:
         console.print(f"{seconds:5.0f} s  validated; training {run.steps} steps with {run.algorithm}")
         return
@@ -285,7 +285,7 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def report(run: Run, timing: dict[str, float]) -> None:
+def report(run: TrainingRun, timing: dict[str, float]) -> None:
     """Write summary.json and print it as a table."""
     entries = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     steps = [entry["data"] for entry in entries if "timing_s/step" in entry["data"]]
@@ -308,35 +308,25 @@ def report(run: Run, timing: dict[str, float]) -> None:
     show(summary, path)
 
 
-def count_leaves(run: Run, steps: list[dict[str, Any]]) -> dict[str, Any]:
+def count_leaves(run: TrainingRun, steps: list[dict[str, Any]]) -> dict[str, Any]:
     """Count leaves and tool calls over all steps; what only trees have is 0 for another algorithm."""
-    rows = read_rollouts(run)
-    leaves = Counter(prompt_of(row) for row in rows)
-    prompts = len(leaves) / len(steps)
+    rollouts = list(read_steps(run.output))
+    leaves = {len(prompt.leaves) for step in rollouts for prompt in step.prompts}
+    prompts = sum(len(step.prompts) for step in rollouts) / len(steps)
     has_trees = "arpo/leaves" in steps[0]
+    calls = sum(step["tools/calls"] for step in steps) if has_trees else sum(map(calls_in_leaves, rollouts))
     return {
-        "leaves_per_prompt": sorted(set(leaves.values())),
-        "leaves": len(rows),
+        "leaves_per_prompt": sorted(leaves),
+        "leaves": sum(1 for step in rollouts for _ in step.rows()),
         "branches": round(sum(step.get("arpo/branches_per_prompt", 0) * prompts for step in steps)),
         "top_ups": round(sum(step.get("arpo/top_ups_per_prompt", 0) * prompts for step in steps)),
-        "tool_calls": round(sum(step["tools/calls"] for step in steps)) if has_trees else executed_calls(rows),
+        "tool_calls": round(calls),
     }
 
 
-def read_rollouts(run: Run, step: int | None = None) -> list[dict[str, Any]]:
-    """Return the leaves of a step, or of all steps, from verl's rollout dumps."""
-    files = (run.output / "rollouts").glob("*.jsonl" if step is None else f"{step}.jsonl")
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-
-def prompt_of(row: dict[str, Any]) -> str:
-    """Return the prompt's id in verl's key of a leaf, `{uid}_{session}_{index}`."""
-    return row["uid"].rsplit("_", 2)[0]
-
-
-def executed_calls(rows: Sequence[dict[str, Any]]) -> int:
-    """Count the calls of independent leaves; the text of a tree's leaf has the calls of its prefix too."""
-    return sum(row["output"].count("</result>") for row in rows)
+def calls_in_leaves(step: RecordedStep) -> int:
+    """Count the calls of all leaves, those of a shared prefix for each of them: those executed if nothing is shared."""
+    return sum(len(prompt.calls_of(leaf)) for prompt, leaf in step.rows())
 
 
 def show(summary: dict[str, Any], path: Path) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes every requirements*.txt anew: exact versions and the hashes of their files, resolved for Linux with Python 3.10 to 3.12
+# Rewrites every requirements*.txt: exact versions and the hashes of their files, resolved for Linux with Python 3.10 to 3.12
 # from one index. Needs uv (`pip install --require-hashes -r recipes/requirements-uv.txt`); nothing is installed. About a minute.
 #
 #   bash recipes/renew_requirements.sh             # the versions stay where the *.in files allow them
@@ -63,6 +63,7 @@ resolve recipes/requirements-figure.txt "What the figure of recipes/compare.sh n
   "${UPGRADE[@]}" "${IN_CPU[@]}" --constraint "$ROOT/recipes/requirements-cpu.txt" < recipes/requirements-figure.in
 resolve tests/requirements.txt "What tests/run.sh needs beside recipes/requirements-cpu.txt." \
   "${UPGRADE[@]}" "${IN_CPU[@]}" --constraint "$ROOT/recipes/requirements-cpu.txt" < tests/requirements.in
+resolve docs/requirements.txt 'Resolution of docs/requirements.in, for mkdocs build.' "${UPGRADE[@]}" < docs/requirements.in
 resolve recipes/requirements-uv.txt "uv, which resolves requirement files and checks a resolution without installing it." \
   "${UPGRADE[@]}" < <(echo uv)
 

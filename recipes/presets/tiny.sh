@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 # prepare WORD...: called with the run's overrides when all knobs have been checked.
 prepare() {
   [[ ! -f $WORLD/done.json ]] || return 0
-  VERL_PLATFORM=cpu "$PYTHON" -W ignore -m arpo_verl.integration.override_check pkg://arpo_verl.config arpo_trainer "$@" ||
+  VERL_PLATFORM=cpu "$PYTHON" -W ignore -m arpo_verl.preflight.override_check pkg://arpo_verl.config arpo_trainer "$@" ||
     fail "these overrides can't work; nothing was made"
   # Waiting threads that spin would take the cores from each other where they are shared.
   OMP_WAIT_POLICY=PASSIVE "$PYTHON" -m arpo_verl.tiny_world --out "$WORLD"

@@ -1,0 +1,1 @@
+"""What verl needs on a machine without an accelerator."""

@@ -1,0 +1,1 @@
+"""Training's edge to verl: trainer, advantages and losses, what a run keeps when it ends."""

@@ -1,0 +1,1 @@
+"""Checks before a run starts, shared with the doctor."""
