@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from arpo_tools import open_search
-from arpo_verl.data.own_datasets import dataset_named
-from arpo_verl.evaluation.measures import COMPARISONS, LABELS
-from arpo_verl.evaluation.own_measures import measure_named
+from arpo_verl.data.catalog import find_dataset
+from arpo_verl.evaluation.score.measures import COMPARISONS, LABELS, find_measure
 
 PARTS = """
 from arpo_tools import ToolResult, ToolStatus
@@ -18,7 +17,7 @@ from arpo_tools.search import Passage, SearchError
 from arpo_verl.data.catalog import Dataset
 
 class Texts:
-    name, parameters, usual_top_k = "texts", {"market": "de"}, 2
+    name, parameters, default_top_k = "texts", {"market": "de"}, 2
     async def search(self, query, top_k): return [query, Passage("second"), "third"]
 class Numbers:
     async def search(self, query, top_k): return [1]
@@ -81,11 +80,11 @@ WRONG_PATHS = [
 
 @pytest.mark.parametrize(("path", "message"), WRONG_PATHS)
 def test_a_path_that_names_nothing_is_explained_everywhere(path, message):
-    for load in (lambda path: open_search(path), measure_named):
+    for load in (lambda path: open_search(path), find_measure):
         with pytest.raises(ValueError, match=message):
             load(path)
     with pytest.raises(argparse.ArgumentTypeError, match=message):
-        dataset_named(path)
+        find_dataset(path)
 
 
 @pytest.mark.parametrize("name", ["nonsense", "serper.", ".serper", "a b.c", "1.2", "", "my-module.Name"])
@@ -93,9 +92,9 @@ def test_what_is_neither_known_nor_a_path_names_what_is_known(name):
     with pytest.raises(ValueError, match=r"expected one of local, .*, or a dotted path"):
         open_search(name)
     with pytest.raises(ValueError, match=r"expected one of math_verify, .*, or the dotted path of a function"):
-        measure_named(name)
+        find_measure(name)
     with pytest.raises(argparse.ArgumentTypeError, match="is no known dataset"):
-        dataset_named(name)
+        find_dataset(name)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +127,10 @@ def test_what_a_search_engine_does_wrong_is_a_failure_of_the_tool(name):
 
 
 def test_a_measure_of_ones_own_is_known_by_its_path():
-    for name, value in (("half", 0.5), ("true", 1.0)):
-        path = measure_named(f"arpo_own_parts.{name}")
-        assert (LABELS.pop(path), COMPARISONS.pop(path)("a", ("a",))) == (name, value)
-    assert measure_named("f1") == "f1"
+    for name, value in ((".half", 0.5), (".true", 1.0), (":half", 0.5)):
+        path = find_measure(f"arpo_own_parts{name}")
+        assert (LABELS.pop(path), COMPARISONS.pop(path)("a", ("a",))) == (name[1:], value)
+    assert find_measure("f1") == "f1"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +143,7 @@ def test_a_measure_of_ones_own_is_known_by_its_path():
     ],
 )
 def test_a_measure_that_gives_no_share_says_on_what(name, message):
-    path = measure_named(f"arpo_own_parts.{name}")
+    path = find_measure(f"arpo_own_parts.{name}")
     LABELS.pop(path)
     with pytest.raises(ValueError, match=message):
         COMPARISONS.pop(path)("a", ["b"])
@@ -152,16 +151,16 @@ def test_a_measure_that_gives_no_share_says_on_what(name, message):
 
 def test_what_is_no_function_is_no_measure():
     with pytest.raises(ValueError, match="is 5; expected a function"):
-        measure_named("arpo_own_parts.number")
+        find_measure("arpo_own_parts.number")
 
 
 def test_a_dataset_of_ones_own_or_of_the_catalog_is_found_and_a_near_name_suggested():
-    assert dataset_named("arpo_own_parts.DATA").name == "mine"
-    assert dataset_named("gsm8k").name == "gsm8k"
+    assert find_dataset("arpo_own_parts.DATA").name == "mine"
+    assert find_dataset("gsm8k").name == "gsm8k"
     with pytest.raises(argparse.ArgumentTypeError, match=r"did you mean gsm8k\?"):
-        dataset_named("gms8k")
+        find_dataset("gms8k")
     with pytest.raises(argparse.ArgumentTypeError, match="is of type int; expected an arpo_verl"):
-        dataset_named("arpo_own_parts.number")
+        find_dataset("arpo_own_parts.number")
 
 
 def listed(parts: Path, name: str, config: str = "{type: native}") -> list:
@@ -183,7 +182,7 @@ def listed(parts: Path, name: str, config: str = "{type: native}") -> list:
     ],
 )
 async def test_a_tool_of_ones_own_answers_calls(parts, name, answer):
-    from arpo_verl.integration.tools import ToolSettings, VerlTools
+    from arpo_verl.integration.rollout.tools import ToolSettings, VerlTools
     from arpo_verl.rollout.protocols import ToolCall
 
     tools = VerlTools({tool.name: tool for tool in listed(parts, name)}, ToolSettings([], {}, 200, "left"))

@@ -12,7 +12,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-IGNORED = shutil.ignore_patterns(".[!c]*", "build", "outputs", "*.egg-info", "__pycache__")
+HIDDEN = (".git", ".gitignore", ".venv*", ".*_cache", ".hypothesis")
+IGNORED = shutil.ignore_patterns(*HIDDEN, "build", "outputs", "*.egg-info", "__pycache__")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def unpacked(tmp_path_factory) -> Path:
 def test_the_source_distribution_has_every_file_of_the_repository(unpacked):
     tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
     assert len(tracked) > 200
-    assert [name for name in tracked if name != ".gitignore" and not (unpacked / name).is_file()] == []
+    assert [name for name in tracked if name != ".gitignore" and not (unpacked / name).exists()] == []
 
 
 def test_the_tests_of_the_source_distribution_can_run(unpacked):
@@ -39,7 +40,7 @@ def test_the_tests_of_the_source_distribution_can_run(unpacked):
     variables = os.environ | {"PYTHONPATH": str(unpacked)}
     found = subprocess.run([*tests, "--collect-only"], cwd=unpacked, env=variables, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout[-3000:]
-    files = ["tests/test_branching.py", "tests/test_failure_report.py", "tests/test_config.py"]
+    files = ["tests/rules/test_rules.py", "tests/recipes/test_failure_report.py", "tests/config/test_config.py"]
     ran = subprocess.run([*tests, *files], cwd=unpacked, env=variables, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout[-3000:]
 
@@ -120,3 +121,11 @@ print(*[line for line in about.get_all("Requires-Dist") if "extra ==" in line], 
 def test_the_wheels_command_knows_its_version(python):
     command = [python.with_name("arpo-verl"), "--version"]
     assert subprocess.check_output(command, text=True) == "arpo-verl 0.1.0\n"
+
+
+def test_the_wheels_viewer_has_its_styles_and_scripts(python, tmp_path):
+    row = '{"input": "a", "output": "b", "gts": null, "score": 1.0, "step": 1, "uid": "u_0_0"}\n'
+    (tmp_path / "1.jsonl").write_text(row)
+    subprocess.run([python.with_name("arpo-verl"), "view", tmp_path], check=True, capture_output=True)
+    page = (tmp_path / "view.html").read_text()
+    assert "<style>" in page and "function treePage" in page

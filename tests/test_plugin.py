@@ -4,14 +4,30 @@ import os
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import arpo_verl
 
 HEAVY = ("verl", "ray", "vllm", "torch")
-MAY_IMPORT_VERL = ("arpo_verl.integration", "arpo_verl.plugin")
-MAY_IMPORT_TORCH = (*MAY_IMPORT_VERL, "arpo_verl.algorithms", "arpo_verl.tiny_world")
+MAY_IMPORT_VERL = (
+    *(
+        "arpo_verl.doctor.verl_checks",
+        "arpo_verl.evaluation.run.verl_agent",
+        "arpo_verl.evaluation.run.completions_client",
+        "arpo_verl.export",
+    ),
+    *("arpo_verl.integration", "arpo_verl.losses", "arpo_verl.plugin"),
+)
+MAY_IMPORT_TORCH = (
+    *MAY_IMPORT_VERL,
+    "arpo_verl.advantages",
+    "arpo_verl.algorithms",
+    "arpo_verl.diagnostics",
+    "arpo_verl.packing",
+    "arpo_verl.tiny_world",
+)
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -58,9 +74,9 @@ print(_agent_loop_registry["tag_agent"]["_target_"])
 print(ToolParser.get_tool_parser("arpo_tags", None).__class__.__name__)
 """
     assert output_of(code).splitlines() == [
-        "arpo_verl.integration.advantage",
+        "arpo_verl.integration.training.advantage",
         "ArpoPPOTrainerSync ArpoPPOTrainerColocateAsync ArpoPPOTrainerSeparateAsync",
-        "arpo_verl.integration.agent_loop.TreeAgentLoop",
+        "arpo_verl.integration.rollout.agent_loop.TreeAgentLoop",
         "TagToolParser",
     ]
 
@@ -80,16 +96,63 @@ def test_the_cpu_platform_is_used_only_when_asked_for():
     assert output_of(code, VERL_PLATFORM="cpu") == "cpu"
 
 
-def test_a_failing_registration_is_logged_with_its_traceback():
+BROKEN = [
+    ("import wrapt; wrapt.register_post_import_hook = None", "TypeError: 'NoneType' object is not callable"),
+    ("import sys; sys.modules['arpo_verl.config'] = None", "ModuleNotFoundError: import of arpo_verl.config halted"),
+]
+"""What is done in every process before verl is imported, and the error that it leads to."""
+
+
+def broken(folder: Path, code: str) -> dict[str, str]:
+    """Return the environment in which every interpreter begins with some code."""
+    (folder / "sitecustomize.py").write_text(code)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("code", "error"), BROKEN)
+def test_a_plug_in_that_fails_is_the_first_line_of_a_run(tmp_path, code, error):
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", "algorithm.adv_estimator=arpo", "hydra.run.dir=."]
+    environment = os.environ | broken(tmp_path, code)
+    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    first, *others = run.stderr.splitlines()
+    assert run.returncode != 0
+    assert first.startswith("ERROR:")
+    assert "arpo-verl could not register itself with verl; runs with algorithm.adv_estimator=arpo will end" in first
+    assert "see `arpo-verl doctor`" in first
+    assert any(line.startswith(error) for line in others)
+
+
+@pytest.mark.slow
+def test_a_part_that_verl_loads_later_and_that_fails_is_logged_even_where_the_import_is_swallowed(tmp_path):
     code = """
-import wrapt
-def refuse(*_): raise RuntimeError("no hooks today")
-wrapt.register_post_import_hook = refuse
-import verl
+import sys
+sys.modules["arpo_verl.integration.training.advantage"] = None
+try:
+    import verl.trainer.ppo.core_algos
+except ImportError:
+    print("swallowed")
 """
     result = python(code)
-    assert "arpo-verl could not register itself with verl" in result.stderr
-    assert "RuntimeError: no hooks today" in result.stderr
+    assert result.stdout.strip() == "swallowed"
+    assert "arpo-verl could not add itself to verl.trainer.ppo.core_algos" in result.stderr
+    assert "import of arpo_verl.integration.training.advantage halted" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["arpo_verl.plugin", "arpo_verl.integration.cpu.platform"])
+def test_the_doctor_names_why_the_plug_in_fails(tmp_path, module):
+    command = [str(Path(sys.executable).with_name("arpo-verl")), "doctor", "platform=cpu"]
+    code = f"import sys; sys.modules[{module!r}] = None"
+    environment = os.environ | broken(tmp_path, code) | {"VERL_PLATFORM": "cpu"}
+    found = subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=300)
+    [line] = [line for line in found.stdout.splitlines() if " plug-in " in line]
+    assert found.returncode == 1
+    assert line.startswith("failed")
+    assert (
+        f"the plug-in fails when verl loads it, which verl hides: ModuleNotFoundError: import of {module} halted"
+        in line
+    )
 
 
 @pytest.mark.slow
@@ -113,7 +176,7 @@ for arpo in ({}, {"entropy_source": "surprisal"}):
     rollout = config.actor_rollout_ref.rollout
     print(type(trainer).__name__, isinstance(trainer, PPOTrainerSync), rollout.name, rollout.agent)
 """
-    manager = "{'agent_loop_manager_class': 'arpo_verl.integration.worker.ArpoAgentLoopManager'}"
+    manager = "{'agent_loop_manager_class': 'arpo_verl.integration.rollout.worker.ArpoAgentLoopManager'}"
     assert output_of(code).splitlines() == [
         f"ArpoPPOTrainerSync True arpo_vllm {manager}",
         f"ArpoPPOTrainerSync True vllm {manager}",

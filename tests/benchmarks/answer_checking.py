@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from arpo_verl.reward import compute_score
-from arpo_verl.reward.math_check import MathChecker, Verdict
+from arpo_verl.reward.math_check import MathChecker, MathCheckResult
 
 CHECKS = 1000
 STUCK_EVERY = 100
@@ -61,10 +61,12 @@ def mathematics(workers: int, threads: int, is_hostile: bool = False) -> None:
 
         def check(number: int) -> None:
             if is_hostile and number % STUCK_EVERY == 0:
-                assert checker.check("9^{9^{9}}", ["5"], STUCK_SECONDS) is Verdict.TIMEOUT
+                assert checker.check("9^{9^{9}}", ["5"], STUCK_SECONDS) is MathCheckResult.TIMEOUT
                 return
             prediction, truth, is_equal = answer(number)
-            assert checker.check(prediction, [truth]) is (Verdict.EQUAL if is_equal else Verdict.DIFFERENT)
+            assert checker.check(prediction, [truth]) is (
+                MathCheckResult.EQUAL if is_equal else MathCheckResult.DIFFERENT
+            )
 
         start = time.perf_counter()
         check(1)

@@ -1,4 +1,4 @@
-"""Counts what the comparison of answers gets wrong over the pairs of `tests/answer_pairs.jsonl`, as a Markdown table.
+"""Counts what the comparison of answers gets wrong over `tests/shared/answer_pairs.jsonl`, as a Markdown table.
 
 python tests/benchmarks/answer_comparison.py
 """
@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
 
 from answer_pairs import read_pairs, wrong_directions
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arpo_tools.cache import CacheKey, SearchCache
-from arpo_tools.search.passage import Passage
+from arpo_tools.passage import Passage
 
 PROCESSES, SECONDS, IN_FLIGHT = 8, 6.0, 16
 PASSAGES = [Passage("x" * 280, f"title {number}", f"https://example.org/{number}") for number in range(9)]
@@ -27,8 +27,12 @@ async def write_and_read(cache: SearchCache, process: int, until: float, taken: 
     draw = random.Random(process * 1000 + len(taken))
     while time.monotonic() < until:
         start = time.perf_counter()
-        await cache.put(CacheKey.of("serper", f"query {process} {draw.randrange(10_000)}", {"top_k": "10"}), PASSAGES)
-        await cache.get(CacheKey.of("serper", f"query {draw.randrange(8)} {draw.randrange(10_000)}", {"top_k": "10"}))
+        await cache.put(
+            CacheKey.of_query("serper", f"query {process} {draw.randrange(10_000)}", {"top_k": "10"}), PASSAGES
+        )
+        await cache.get(
+            CacheKey.of_query("serper", f"query {draw.randrange(8)} {draw.randrange(10_000)}", {"top_k": "10"})
+        )
         taken.append((time.perf_counter() - start) * 1e3)
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arpo_tools.search import open_search
-from arpo_tools.search.index import is_bm25s_installed
+from arpo_tools.search.open_index import is_bm25s_installed
 
 PASSAGES, VOCABULARY, QUERIES = 100_000, 60_000, 400
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,13 +22,16 @@ import verl  # noqa: F401  loads the plug-in, which names the CPU wheel for vLLM
 from transformers import AutoTokenizer
 
 from arpo_verl.config import ArpoConfig
-from arpo_verl.integration.cpu_platform import CpuPlatform
-from arpo_verl.integration.entropy_server import MeasuringEngine, _measured
-from arpo_verl.integration.settings import ENTROPIES, ENTROPY_REQUEST
-from arpo_verl.rollout.protocols import Generation, Request, ToolAnswer
-from arpo_verl.rollout.scheduler import PromptRollout, RolloutSettings, Surroundings
+from arpo_verl.integration.cpu.platform import CpuPlatform
+from arpo_verl.integration.serving.server import ENTROPIES
+from arpo_verl.integration.serving.vllm_names import ENTROPY_REQUEST
+from arpo_verl.integration.serving.vllm_replica import MeasuringEngine, _measured
+from arpo_verl.rollout.protocols import Generation, GenerationRequest, ToolAnswer
+from arpo_verl.rollout.scheduler import PromptRollout
 from arpo_verl.rollout.tag_syntax import Tags, TagSyntax
 from arpo_verl.rollout.tree import Leaf
+from arpo_verl.rollout.turns import RolloutServices, RolloutSettings
+from arpo_verl.rules import build_rule
 
 PROMPTS, LEAVES, ROUNDS = 16, 8, 3
 K = 4
@@ -53,7 +56,7 @@ class LocalEngine:
     stop: list[str]
     requests: int = 0
 
-    async def generate(self, request: Request) -> Generation:
+    async def generate(self, request: GenerationRequest) -> Generation:
         from vllm import SamplingParams
 
         self.requests += 1
@@ -89,7 +92,7 @@ class InstantTools:
 class Round:
     seconds: float
     cpu_seconds: float
-    """Of the server's process, which reduces the log-probabilities; vLLM's engine has another one."""
+    """The CPU time of the server's process, which reduces the log-probabilities; vLLM's engine has another one."""
     requests: int
     tokens: int = field(default=0)
 
@@ -99,6 +102,8 @@ async def run_once(
 ) -> Round:
     """Grow one tree for each prompt, all at the same time."""
     roots, config = VARIANTS[variant]
+    config = replace(config, initial_rollouts=roots)
+    rule = build_rule(config)
     local = LocalEngine(engine, syntax.tags.stop_strings)
     tokens: dict[tuple[int, int], int] = {}
 
@@ -106,8 +111,8 @@ async def run_once(
         async def keep(leaf: Leaf) -> None:
             tokens.update({(number, one.id): len(one.token_ids) for one in leaf.segments if one.is_sampled})
 
-        sizes = RolloutSettings(prompts[number], LEAVES, roots, 128, vocabulary_size=400, seed=f"{seed}/{number}")
-        await PromptRollout(sizes, config, Surroundings(local, InstantTools(), syntax, keep)).run()
+        sizes = RolloutSettings(prompts[number], LEAVES, 128, vocabulary_size=400, seed=f"{seed}/{number}")
+        await PromptRollout(sizes, config, rule, RolloutServices(local, InstantTools(), syntax, keep)).run()
 
     start, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(grow(number) for number in range(len(prompts))))

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 from arpo_verl.config import ArpoConfig
 from arpo_verl.entropy import reference_entropy_change
-from arpo_verl.rollout.protocols import Generation, Request, ToolCall
-from arpo_verl.rollout.scheduler import Surroundings
+from arpo_verl.rollout.protocols import Generation, GenerationRequest, ToolCall
+from arpo_verl.rollout.turns import RolloutServices
 
 TOOL_WORKERS = 64
 """Threads of the released code's pool (`tools.max_workers`)."""
@@ -50,7 +50,7 @@ class Rollout:
 class ReleasedSchedule:
     """Rolls a batch out. Single use."""
 
-    def __init__(self, sizes: Sizes, config: ArpoConfig, world: Surroundings, chance: random.Random) -> None:
+    def __init__(self, sizes: Sizes, config: ArpoConfig, world: RolloutServices, chance: random.Random) -> None:
         self._sizes = sizes
         self._config = config
         self._world = world
@@ -77,7 +77,7 @@ class ReleasedSchedule:
     async def _generate(self, active: list[Rollout]) -> list[Generation]:
         shared_limit = max(self._room(rollout) for rollout in active)
         requests = [
-            Request(rollout.prompt_ids + rollout.response, shared_limit, "", self._config.probe_tokens)
+            GenerationRequest(rollout.prompt_ids + rollout.response, shared_limit, "", self._config.probe_tokens)
             for rollout in active
         ]
         turns = await asyncio.gather(*(self._world.engine.generate(request) for request in requests))

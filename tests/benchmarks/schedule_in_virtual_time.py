@@ -45,12 +45,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from released_schedule import ReleasedSchedule, Sizes
-from simulated_world import EngineSpeed, LogNormal, Policy, SimulatedEngine, SimulatedTools, Tool, World, lower_bound
+from simulated_engine import EngineSpeed, Replicas, SimulatedEngine, lower_bound
+from simulated_world import LogNormal, Policy, SimulatedTools, Tool, World
 from virtual_clock import run
 
 from arpo_verl.config import ArpoConfig
-from arpo_verl.rollout.scheduler import NO_LIMIT, PromptRollout, RolloutSettings, Surroundings
+from arpo_verl.rollout.calls import NO_LIMIT
+from arpo_verl.rollout.scheduler import PromptRollout
 from arpo_verl.rollout.tree import Leaf
+from arpo_verl.rollout.turns import RolloutServices, RolloutSettings
+from arpo_verl.rules import build_rule
 
 SPEED = EngineSpeed(step_seconds=0.008, sequence_seconds=6e-5, prefill_seconds=3e-5, max_sequences=512)
 SEARCH = Tool(
@@ -80,6 +84,7 @@ class Scenario:
     """What is simulated, whatever the schedule."""
 
     prompts: int
+    replicas: int = 1
     speed: EngineSpeed = SPEED
     tools: Sequence[Tool] = (SEARCH, PYTHON)
     policy: Policy = POLICY
@@ -127,42 +132,65 @@ class Outcome:
     lower_bound: float
     """Virtual seconds."""
     leaves: list[int]
-    """Of each prompt."""
+    """The number of leaves of each prompt."""
+    forks: int = 0
+    top_ups: int = 0
+    """Leaves of the batch that forked, and that started from the prompt in place of forks."""
+    cost_ratio: float = 0.0
+    """t1/t2 at the forks: tokens sampled before a fork point over those that the fork has sampled after it."""
 
 
 def simulate(scenario: Scenario, schedule: Schedule, seed: int) -> Outcome:
     """Roll a batch out in virtual time. The same arguments give the same outcome."""
+    return roll_out(scenario, schedule, seed)[0]
+
+
+def roll_out(scenario: Scenario, schedule: Schedule, seed: int) -> tuple[Outcome, World]:
+    """Return with the outcome the turns of the batch and when they were sampled."""
     world = World(scenario.policy, scenario.tools, str(seed))
-    engine, tools = SimulatedEngine(world, scenario.speed), SimulatedTools(world)
+    engines = [SimulatedEngine(world, scenario.speed, number) for number in range(scenario.replicas)]
+    engine, tools = Replicas(engines, str(seed)), SimulatedTools(world)
     prompts = [world.prompt(number) for number in range(scenario.prompts)]
-    config = replace(schedule.config, **scenario.arpo)
-    sizes = scenario.sizes if schedule.branches else replace(scenario.sizes, roots=scenario.sizes.leaves)
+    sizes = scenario.sizes
+    config = replace(schedule.config, **({"initial_rollouts": sizes.roots} | dict(scenario.arpo)))
+    rule = build_rule(config if schedule.branches else replace(config, rule="linear"))
     finished: Counter[str] = Counter()
+
+    kinds: Counter[str] = Counter()
 
     async def on_leaf(leaf: Leaf) -> None:
         finished[leaf.request_id.rpartition("/")[0]] += 1
+        kinds["fork"] += leaf.parent is not None
+        kinds["top-up"] += leaf.is_top_up
+        if leaf.parent is not None:
+            sampled = [len(one.token_ids) for one in leaf.segments if one.is_sampled]
+            own = leaf.own_segments - sum(not one.is_sampled for one in leaf.segments[-leaf.own_segments :])
+            kinds["before"] += sum(sampled[: len(sampled) - own])
+            kinds["after"] += sum(sampled[len(sampled) - own :])
 
-    surroundings = Surroundings(
+    services = RolloutServices(
         engine, tools, world, on_leaf, _slot(config.max_requests_in_flight), _slot(config.max_tool_calls_in_flight)
     )
 
-    async def roll_out() -> list[int]:
+    async def grow_all() -> list[int]:
         if schedule.is_released:
-            groups = await ReleasedSchedule(sizes, config, surroundings, random.Random(seed)).run(prompts)
+            groups = await ReleasedSchedule(sizes, config, services, random.Random(seed)).run(prompts)
             return [len(group) for group in groups]
         settings = [
-            RolloutSettings(
-                prompt, sizes.leaves, sizes.roots, sizes.max_response_tokens, sizes.vocabulary_size, f"{seed}/{number}"
-            )
+            RolloutSettings(prompt, sizes.leaves, sizes.max_response_tokens, sizes.vocabulary_size, f"{seed}/{number}")
             for number, prompt in enumerate(prompts)
         ]
-        await asyncio.gather(*(PromptRollout(one, config, surroundings).run() for one in settings))
+        await asyncio.gather(*(PromptRollout(one, config, rule, services).run() for one in settings))
         return [finished[one.seed] for one in settings]
 
-    leaves, makespan = run(roll_out())
-    bound = lower_bound(world, engine, scenario.speed, scenario.prompts * sizes.leaves)
-    mean_batch = engine.sequence_seconds / makespan
-    return Outcome(makespan, tools.calls, engine.generated_tokens, mean_batch, bound, leaves)
+    leaves, makespan = run(grow_all())
+    bound = lower_bound(world, engines, scenario.speed, scenario.prompts * sizes.leaves)
+    mean_batch = sum(one.sequence_seconds for one in engines) / makespan
+    ratio = kinds["before"] / max(1, kinds["after"])
+    forks, top_ups = kinds["fork"], kinds["top-up"]
+    tokens = sum(one.generated_tokens for one in engines)
+    outcome = Outcome(makespan, tools.calls, tokens, mean_batch, bound, leaves, forks, top_ups, ratio)
+    return outcome, world
 
 
 def _slot(at_most: int | None) -> contextlib.AbstractAsyncContextManager[Any]:

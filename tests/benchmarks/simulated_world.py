@@ -1,40 +1,24 @@
-"""A simulated policy, inference engine and tools, for any schedule that runs on a virtual clock.
+"""A simulated policy and its tools, for any schedule that runs on a virtual clock.
 
 The policy is an infinite tree of turns. A turn's children are its possible continuations after the tool's result; the
 k-th time that a context is continued its k-th child is visited, and what a child is follows from the seed and its place
 in the tree alone. So all schedules meet the same model: the first root of a prompt is the same turn under each of them.
 
-A token's number says which turn it belongs to and at which position, the tool's result counted on after the turn; an
-engine therefore needs the last token of a context alone.
+The last token of each piece of text says which turn it belongs to and at which position, the tool's result counted on
+after the turn: an engine needs the last token of a context alone. The others are the number 0, which nobody looks at.
 """
 
 import asyncio
-import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from arpo_verl.rollout.protocols import Generation, RenderedResults, Request, ToolAnswer, ToolCall, Turn
+from arpo_verl.rollout.protocols import RenderedResults, ToolAnswer, ToolCall, Turn
 
 POSITIONS = 1 << 14
 """More than a turn and its result have tokens."""
-
-
-@dataclass(frozen=True)
-class EngineSpeed:
-    """One replica with continuous batching. A step gives each running sequence a token."""
-
-    step_seconds: float
-    """Of a step, whatever the batch."""
-    sequence_seconds: float
-    """Added to a step by each running sequence."""
-    prefill_seconds: float
-    """Added to a step by each token of a context that is not in the prefix cache."""
-    max_sequences: int
-    """That run at the same time; others queue, first come, first served."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +36,7 @@ class Tool:
 
     latency: LogNormal
     slow_fraction: float
-    """Of the calls whose latency is slow_seconds * u^(-1/slow_exponent), u uniform, instead."""
+    """The share of calls whose latency is slow_seconds * u^(-1/slow_exponent), u uniform, instead."""
     slow_seconds: float
     slow_exponent: float
     limit_seconds: float
@@ -111,7 +95,7 @@ class Node:
     latency: float
     entropy: float
     kind: float
-    """Of the prompt: where it stands in the policy's ranges, from 0 to 1."""
+    """The place of the prompt: where it stands in the policy's ranges, from 0 to 1."""
     depth: int
     """Calls made before this turn."""
     children: int = 0
@@ -119,14 +103,22 @@ class Node:
     """How many of the tokens a schedule has sampled."""
     is_called: bool = False
     """A schedule has executed the call."""
-    is_cached: bool = False
-    """Result and all before it are in the prefix cache."""
+    asked: float = 0.0
+    """When its first token was asked for, in virtual seconds."""
+    ended: float = 0.0
+    """When its last token was there."""
+    queued: float = 0.0
+    """Seconds that its requests have waited for a place in a batch, or for a step to end."""
+    sampled_on: int = 0
+    """Replicas that have its tokens in their prefix cache, a bit each."""
+    cached_on: int = 0
+    """Replicas that have its result and all before it in their prefix cache, a bit each."""
 
     def token(self, position: int) -> int:
         return self.index * POSITIONS + position
 
     def token_range(self, start: int, end: int) -> list[int]:
-        return list(range(self.token(start), self.token(end)))
+        return [0] * (end - start - 1) + [self.token(end - 1)] if end > start else []
 
 
 @dataclass
@@ -226,118 +218,3 @@ class SimulatedTools:
 
     def can_fork(self, name: str) -> bool:
         return True
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """A request that waits or runs."""
-
-    tokens: int
-    prefill: int
-    done: "asyncio.Future[None]"
-
-
-class SimulatedEngine:
-    """Continuous batching in whole steps: sequences join and leave between two steps.
-
-    The prefix cache holds everything that was ever computed; nothing is preempted.
-    """
-
-    def __init__(self, world: World, speed: EngineSpeed) -> None:
-        self._world = world
-        self._speed = speed
-        self._waiting: deque[_Sequence] = deque()
-        self._running: list[tuple[int, int, _Sequence]] = []
-        """Heap by the step after which the sequence ends."""
-        self._admitted = 0
-        self._step = 0
-        self._run_start = 0.0
-        """When the steps with the present batch began, their prefill over."""
-        self._changed = 0.0
-        """When the present batch came together."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_step = 0
-        self.generated_tokens = 0
-        self.prefilled_tokens = 0
-        self.sequence_seconds = 0.0
-        """Sum over the sequences of the time that they ran."""
-
-    async def generate(self, request: Request) -> Generation:
-        node, position = self._world.at(request.token_ids[-1])
-        start, prefill = position + 1, 0
-        if position >= node.tokens:
-            prefill = 0 if node.is_cached else node.result_tokens
-            node.is_cached = True
-            node, start = self._world.visit_child(node), 0
-        tokens = min(request.max_tokens, node.tokens - start)
-        loop = asyncio.get_running_loop()
-        sequence = _Sequence(tokens, prefill, loop.create_future())
-        self._waiting.append(sequence)
-        self._meet_arrival(loop)
-        await sequence.done
-        node.generated += tokens
-        self.generated_tokens += tokens
-        return Generation(
-            node.token_range(start, start + tokens),
-            [-node.entropy] * tokens,
-            entropies=[node.entropy] * min(tokens, request.entropy_tokens),
-            is_at_limit=start + tokens < node.tokens,
-            cached_tokens=len(request.token_ids) - prefill,
-        )
-
-    @property
-    def _step_seconds(self) -> float:
-        return self._speed.step_seconds + self._speed.sequence_seconds * len(self._running)
-
-    def _meet_arrival(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let a new sequence in after the step that is under way."""
-        if self._timer is None:
-            self._set_timer(loop, self._step, loop.time())
-        elif self._running and len(self._running) < self._speed.max_sequences:
-            steps = max(1, math.ceil((loop.time() - self._run_start) / self._step_seconds))
-            if self._step + steps < self._timer_step:
-                self._timer.cancel()
-                self._set_timer(loop, self._step + steps, self._run_start + steps * self._step_seconds)
-
-    def _set_timer(self, loop: asyncio.AbstractEventLoop, step: int, when: float) -> None:
-        self._timer_step = step
-        self._timer = loop.call_at(when, self._turn_over, loop)
-
-    def _turn_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Between two steps: let sequences out and in, and set the timer to the next change."""
-        self._timer = None
-        self._step = self._timer_step
-        self.sequence_seconds += len(self._running) * (loop.time() - self._changed)
-        self._changed = loop.time()
-        while self._running and self._running[0][0] <= self._step:
-            _, _, sequence = heapq.heappop(self._running)
-            if not sequence.done.done():
-                sequence.done.set_result(None)
-        prefill = 0
-        while self._waiting and len(self._running) < self._speed.max_sequences:
-            sequence = self._waiting.popleft()
-            heapq.heappush(self._running, (self._step + sequence.tokens, self._admitted, sequence))
-            self._admitted += 1
-            prefill += sequence.prefill
-        self.prefilled_tokens += prefill
-        self._run_start = loop.time() + prefill * self._speed.prefill_seconds
-        if self._running:
-            steps = self._running[0][0] - self._step
-            self._set_timer(loop, self._running[0][0], self._run_start + steps * self._step_seconds)
-
-
-def lower_bound(world: World, engine: SimulatedEngine, speed: EngineSpeed, sequences: int) -> float:
-    """Return seconds that no schedule of the same turns and calls can go below.
-
-    The larger of the longest chain of turns and calls of one leaf, run alone, and of the engine's work with as many of
-    `sequences` at the same time as it takes, always.
-    """
-    ends: list[float] = []
-    for node in world.nodes:
-        seconds = node.generated * (speed.step_seconds + speed.sequence_seconds)
-        if node.parent is not None:
-            seconds += ends[node.parent.index] + node.parent.result_tokens * speed.prefill_seconds
-        ends.append(seconds + (node.latency if node.is_called else 0.0))
-    step_share = speed.step_seconds / min(sequences, speed.max_sequences)
-    work = engine.generated_tokens * (step_share + speed.sequence_seconds)
-    return max(max(ends), work + engine.prefilled_tokens * speed.prefill_seconds)
