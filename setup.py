@@ -76,6 +76,7 @@ setup(
         "gpu": ["verl[vllm]>=0.9.1,<0.10"],
         "search": ["bm25s>=0.3.16"],
         "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
+        "figures": requirements("recipes/requirements-figure.in"),
         "dev": [
             "pytest>=8",
             "pytest-asyncio>=1.0",
@@ -84,7 +85,7 @@ setup(
             "ruff>=0.12",
             "mypy>=1.15",
             "playwright>=1.50",  # the viewer's pages, in Debian's chromium
-            "matplotlib>=3.9",  # the figure of recipes/compare.sh
+            "matplotlib>=3.9",  # figures of runs
         ],
     },
     entry_points={

@@ -5,15 +5,16 @@ single step has 16 prompts. The axes' limits follow the lines; with few seeds th
 at different costs, each line ends where the cheapest seed of its arm does; nothing is extrapolated.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-from comparison_table import Seed, SeedEstimate, align, by_step, estimate
+from comparison_table import Seed, by_step
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from arpo_verl.figures.drawing import draw_band, limit_to_lines, save
+from arpo_verl.figures.estimates import align, estimate
 
 COLOURS = {"grpo": "#444444", "arpo_soft": "#0072b2", "arpo_hard": "#d55e00", "arpo_random": "#009e73"}
 OTHER_COLOURS = ("#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f3c8d", "#a5aa99", "#e73f74", "#11a579", "#80ba5a")
@@ -33,16 +34,17 @@ ENTROPIES = {
 
 def draw(seeds: Sequence[Seed], path: Path) -> None:
     """Write the figure; the same seeds give the same file."""
-    # Text as text keeps the file small; the salt and the missing date keep it the same.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "arpo-verl", "font.size": 9}):
-        figure = Figure(figsize=(10, 7), layout="constrained")
-        panels = figure.subplots(2, 2).flat
-        for axes, (cost, label) in zip(panels, COSTS.items(), strict=False):
-            draw_rewards(axes, seeds, cost)
-            axes.set(xlabel=f"{label} before the batch", ylabel="reward of the policy")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        draw_entropies(figure.axes[-1], seeds)
-        figure.savefig(path, metadata={"Date": None})
+    save(lambda figure: fill(figure, seeds), (10, 7), path)
+
+
+def fill(figure: Figure, seeds: Sequence[Seed]) -> None:
+    """Draw a panel for each cost, and one of the entropies."""
+    panels = figure.subplots(2, 2).flat
+    for axes, (cost, label) in zip(panels, COSTS.items(), strict=False):
+        draw_rewards(axes, seeds, cost)
+        axes.set(xlabel=f"{label} before the batch", ylabel="reward of the policy")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    draw_entropies(figure.axes[-1], seeds)
 
 
 def colours(seeds: Sequence[Seed]) -> dict[str, str]:
@@ -76,23 +78,3 @@ def draw_entropies(axes: Axes, seeds: Sequence[Seed]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper right", frameon=False)
         return
-
-
-def limit_to_lines(axes: Axes, margin: float) -> None:
-    """Set the vertical limits to the lines' range and a share of it above and below; level lines keep the default."""
-    heights = [float(y) for line in axes.lines for y in line.get_ydata()]
-    low, high = min(heights), max(heights)
-    if low < high:
-        axes.set_ylim(low - margin * (high - low), high + margin * (high - low))
-
-
-def draw_band(
-    axes: Axes, x: Sequence[float], estimates: Sequence[SeedEstimate], label: str, style: str, colour: str
-) -> None:
-    """Draw means as a line and intervals as a band."""
-    middle = [value.mean for value in estimates]
-    axes.plot(x, middle, style, color=colour, label=label)
-    if not all(math.isfinite(value.half_width) for value in estimates):
-        return  # one seed has no interval
-    low, high = ([value.mean + sign * value.half_width for value in estimates] for sign in (-1, 1))
-    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)

@@ -9,17 +9,12 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import accumulate
-from typing import Any
 
-import mpmath
-import numpy as np
+from arpo_verl.figures.estimates import GRID_POINTS, Curve, Estimate, align, estimate
 
-CONFIDENCE = 0.95
 BASELINES = ("grpo", "arpo_soft")
 """The arms that the others are compared with: no branching, and ARPO with its defaults."""
-GRID_POINTS = 41
 LATE_STEPS = 5
 """Steps at the end of a run whose mean reward stands for its end: a single step has 16 prompts."""
 
@@ -74,7 +69,7 @@ class RunRecord:
     def total(self, cost: str) -> float:
         return math.fsum(getattr(step, cost) for step in self.steps)
 
-    def curve(self, cost: str | None = None) -> "Curve":
+    def curve(self, cost: str | None = None) -> Curve:
         """Return reward against what had been spent when the step's policy was made, or against updates made."""
         spent = [0.0, *accumulate(1.0 if cost is None else getattr(step, cost) for step in self.steps)]
         return Curve(spent[:-1], [step.reward for step in self.steps])
@@ -84,71 +79,7 @@ Seed = dict[str, RunRecord]
 """The runs of one seed, by arm."""
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Reward against what it cost to get there; `spent` never falls."""
-
-    spent: list[float]
-    reward: list[float]
-
-    def smoothed(self, width: int) -> "Curve":
-        """Return the curve with each reward averaged over `width` neighbouring steps (odd), fewer at the ends."""
-        reach = width // 2
-        windows = [self.reward[max(0, step - reach) : step + reach + 1] for step in range(len(self.reward))]
-        return Curve(self.spent, [statistics.fmean(window) for window in windows])
-
-
-@dataclass(frozen=True)
-class SeedEstimate:
-    """A mean over seeds and half the width of its 95 % interval, which one seed leaves infinite."""
-
-    mean: float
-    half_width: float
-
-    @property
-    def is_different_from_zero(self) -> bool:
-        return abs(self.mean) > self.half_width
-
-
-@lru_cache
-def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
-    """Return t with P(|T| <= t) = `confidence` for Student's T."""
-
-    def excess(x: float) -> Any:
-        # P(|T| > t) is the regularised incomplete beta function at x = ν / (ν + t²).
-        return mpmath.betainc(degrees_of_freedom / 2, 0.5, 0, x, regularized=True) - (1 - confidence)
-
-    x = float(mpmath.findroot(excess, (0, 1), solver="ridder"))
-    return math.sqrt(degrees_of_freedom * (1 - x) / x)
-
-
-def estimate(values: Sequence[float]) -> SeedEstimate:
-    """Return mean and interval of one value a seed."""
-    if len(values) < 2:
-        return SeedEstimate(statistics.fmean(values), math.inf)
-    error = statistics.stdev(values) / math.sqrt(len(values))
-    return SeedEstimate(statistics.fmean(values), t_quantile(len(values) - 1) * error)
-
-
-def align(curves: Sequence[Curve], end: float | None = None) -> tuple[list[float], list[list[float]]]:
-    """Return a common grid from 0 and each curve's reward on it, by linear interpolation.
-
-    Args:
-        curves: start at 0.
-        end: of the grid; by default where the shortest curve ends, so that none is extrapolated.
-
-    Raises:
-        ValueError: a curve ends before `end`.
-    """
-    shortest = min(curve.spent[-1] for curve in curves)
-    end = shortest if end is None else end
-    if end > shortest:
-        raise ValueError(f"end={end} exceeds the shortest curve, which ends at {shortest}; expected at most that")
-    grid = np.linspace(0, end, GRID_POINTS)
-    return grid.tolist(), [np.interp(grid, curve.spent, curve.reward).tolist() for curve in curves]
-
-
-def by_step(seeds: Sequence[Seed], arm: str, field: str) -> list[SeedEstimate | None]:
+def by_step(seeds: Sequence[Seed], arm: str, field: str) -> list[Estimate | None]:
     """Return the estimate of a field of each step over seeds; None where a seed has no value."""
     columns = zip(*([getattr(step, field) for step in seed[arm].steps] for seed in seeds), strict=True)
     return [None if None in values else estimate(values) for values in columns]
@@ -301,7 +232,7 @@ def trees(seeds: Sequence[Seed], arms: Sequence[str]) -> str:
     return markdown(["mean over steps and seeds", *arms], lines)
 
 
-def written(value: SeedEstimate, number: str, sign: str = "") -> str:
+def written(value: Estimate, number: str, sign: str = "") -> str:
     half_width = f"{value.half_width:{number}}" if math.isfinite(value.half_width) else "∞"
     return f"{value.mean:{sign}{number}} ± {half_width}"
 

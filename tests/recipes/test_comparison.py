@@ -12,19 +12,16 @@ from typing import Any
 import pytest
 from compare import Comparison, run_all, step_record
 from comparison_table import (
-    Curve,
     RunRecord,
     StepRecord,
-    align,
     by_step,
     common_budget,
-    estimate,
     measures,
     render,
     reward_at,
-    t_quantile,
 )
 
+from arpo_verl.figures.estimates import Curve, align, estimate, t_quantile
 from arpo_verl.record import RecordedCall, RecordedLeaf, RecordedPrompt, RecordedSegment, RecordedStep
 
 STEP = StepRecord(
@@ -294,7 +291,8 @@ def test_the_same_runs_give_the_same_figure(finished):
 
 
 def test_without_matplotlib_there_is_a_table(finished, monkeypatch):
-    monkeypatch.delitem(sys.modules, "comparison_figure", raising=False)
+    for module in ("comparison_figure", "arpo_verl.figures.drawing"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     run_all(finished)
     assert (finished.output / "comparison.md").exists()
