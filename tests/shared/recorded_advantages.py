@@ -1,7 +1,8 @@
 """Advantages of seeded random trees under every setting, as they are to stay: `tests/data/advantages.jsonl`.
 
-Written once, by `PYTHONPATH=tests/shared python -m recorded_advantages`, and compared exactly by
-`tests/advantages/test_recorded_advantages.py`. Each row's reward lies on one token, so that no sum depends on an order.
+Written once, by `PYTHONPATH=tests/shared python -m recorded_advantages`, and compared by
+`tests/advantages/test_recorded_advantages.py`. Each row's reward lies on one token, so that no sum over tokens depends
+on an order; sums over leaves do, by how many numbers a processor adds at a time.
 """
 
 import itertools
@@ -81,6 +82,15 @@ def written(advantages: torch.Tensor) -> list[str]:
         " ".join(f"{value.hex()}*{len(list(copies))}" for value, copies in itertools.groupby(row))
         for row in advantages.tolist()
     ]
+
+
+def read(advantages: list[str]) -> torch.Tensor:
+    """Return what `written` has made a text of, in double precision; the type of the text is left out."""
+    rows = [[part.split("*") for part in row.split()] for row in advantages[1:]]
+    return torch.tensor(
+        [[float.fromhex(value) for value, copies in row for _ in range(int(copies))] for row in rows],
+        dtype=torch.float64,
+    )
 
 
 def main() -> None:
