@@ -2,7 +2,8 @@
 
 Called by `compare.sh`, which documents it. A seed is a world, a cold-started model and all sampling; its arms start
 from the same model and see the same prompts in the same order. Runs go one after the other, all arms of a seed before
-the next seed. A finished run has a `summary.json` and is not repeated; an interrupted one is started afresh.
+the next seed. A finished run has its summary among the results and is not repeated; an interrupted one is
+started afresh.
 
 Costs are what was really executed: a call or a token that leaves share counts once. The reward of a step is that of the
 leaves that start at the prompt, because forks happen only after tool calls: among all leaves of a tree those that call
@@ -57,6 +58,9 @@ class Comparison:
     seeds: list[int]
     steps: int
     output: Path
+    """Where runs leave their logs, records and checkpoints."""
+    results: Path
+    """Where the summaries of finished runs are kept, some kilobytes each, and table and figure are written."""
     overrides: list[str]
 
     def run(self, arm: str, seed: int) -> TrainingRun:
@@ -76,7 +80,7 @@ class Comparison:
         return self.output / f"validation-before-seed{seed}.jsonl"
 
     def summary(self, arm: str, seed: int) -> Path:
-        return self.output / f"{arm}-seed{seed}" / "summary.json"
+        return self.results / f"{arm}-seed{seed}.json"
 
     def finished(self, arm: str, seed: int) -> RunRecord | None:
         """Return the record of a run that ended, or None."""
@@ -99,6 +103,7 @@ def main() -> None:
         seeds=[int(seed) for seed in os.environ["SEEDS"].split()],
         steps=int(os.environ["STEPS"]),
         output=Path(os.environ["OUTPUT"]),
+        results=Path(os.environ["RESULTS"]),
         overrides=sys.argv[1:],
     )
     end_on_signals()
@@ -131,6 +136,7 @@ def execute(comparison: Comparison, arm: str, seed: int) -> None:
         steps=step_records(run),
     )
     path = comparison.summary(arm, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     draft.write_text(record.to_json())
     draft.replace(path)
@@ -203,7 +209,7 @@ def report(comparison: Comparison) -> None:
         for runs in found.values()
         if None not in runs.values()
     ]
-    table, figure = comparison.output / "comparison.md", comparison.output / "comparison.svg"
+    table, figure = comparison.results / "comparison.md", comparison.results / "comparison.svg"
     table.write_text(render(whole))
     console.print(f"\ntable:  {table} ({len(whole)} seeds)")
     if not whole:

@@ -2,7 +2,7 @@
 # Algorithms of the family compared on the tiny world, an arm for each preset (`arpo-verl algorithms`): the quickstart's training run
 # for each arm and seed, one after the other.
 #   Hardware: 2 cores, 10 GB of memory, no GPU. Time: about 3 minutes a run; 20 runs by default.
-#   Result:   $OUTPUT/comparison.md and comparison.svg. What came out is in recipes/comparison.md.
+#   Result:   $RESULTS/comparison.md and comparison.svg, and a summary of each run. What came out is in recipes/comparison.md.
 #
 #   bash recipes/compare.sh                            # a second call goes on where the first was interrupted
 #   SEEDS="0 1" ARMS="grpo arpo_soft tree_grpo" bash recipes/compare.sh
@@ -13,7 +13,8 @@ set -euo pipefail
 export ARMS=${ARMS:-grpo arpo_soft arpo_hard arpo_random}
 export SEEDS=${SEEDS:-0 1 2 3 4}
 export STEPS=${STEPS:-20}
-export OUTPUT=${OUTPUT:-outputs/comparison}
+export OUTPUT=${OUTPUT:-outputs/comparison}       # logs, records and checkpoints of the runs
+export RESULTS=${RESULTS:-$OUTPUT}                # what is looked at to go on, and what comes out
 # ------------------------------------------------------------------------------------------------------------------------
 
 # shellcheck source=checks.sh
@@ -24,6 +25,7 @@ whole_numbers 0 SEEDS
 whole_number 1 STEPS
 
 [[ $OUTPUT == /* ]] || OUTPUT=$PWD/$OUTPUT
+[[ $RESULTS == /* ]] || RESULTS=$PWD/$RESULTS
 cd "$HERE/.."
 bash recipes/install.sh
 

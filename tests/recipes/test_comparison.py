@@ -256,7 +256,7 @@ def test_a_tree_without_forks_has_no_share_of_them():
 
 
 def comparison(folder, steps=2):
-    return Comparison(["grpo", "arpo_soft"], [0, 1], steps, folder, [])
+    return Comparison(["grpo", "arpo_soft"], [0, 1], steps, folder, folder, [])
 
 
 def write(settings, record):
@@ -324,7 +324,7 @@ def test_only_the_first_arm_of_a_seed_validates_before_training(tmp_path):
 
 
 def test_arms_differ_from_the_quickstart_in_their_presets(tmp_path):
-    settings = Comparison(["arpo_hard"], [0], 2, tmp_path, ["arpo.branch_factor=3"])
+    settings = Comparison(["arpo_hard"], [0], 2, tmp_path, tmp_path, ["arpo.branch_factor=3"])
     assert settings.run("arpo_hard", 0).overrides[2:] == ["arpo.preset=arpo_hard", "arpo.branch_factor=3"]
     at2po = settings.run("at2po", 0)
     assert at2po.overrides[2:] == ["arpo.preset=at2po", "+arpo.rule_kwargs={forks: 2}", "arpo.branch_factor=3"]
@@ -336,10 +336,11 @@ def test_arms_differ_from_the_quickstart_in_their_presets(tmp_path):
 @pytest.mark.nightly
 def test_the_command_trains_the_arm_that_has_not_ended(tmp_path_factory):
     output = tmp_path_factory.getbasetemp() / "quickstarts"  # where tests of the quickstart have their tiny world
-    settings = Comparison(["grpo", "arpo_hard"], [0], 2, output, [])
+    settings = Comparison(["grpo", "arpo_hard"], [0], 2, output, output / "results", [])
     finished_before = run("grpo", 0, [0.1, 0.2])
     write(settings, finished_before)
     variables = {"ARMS": "grpo arpo_hard", "SEEDS": "0", "STEPS": "2", "OUTPUT": str(output)}
+    variables["RESULTS"] = str(settings.results)
     program = Path(__file__).parents[2] / "recipes" / "compare.py"
     subprocess.run([sys.executable, program], env=os.environ | variables, check=True, timeout=600)
     record = settings.finished("arpo_hard", 0)
@@ -347,4 +348,4 @@ def test_the_command_trains_the_arm_that_has_not_ended(tmp_path_factory):
     assert [0 < step.tool_calls <= step.leaf_calls for step in record.steps] == [True, True]
     assert all(None not in asdict(step).values() for step in record.steps)
     assert record.validation["before"]["samples"] == record.validation["after"]["samples"] == 288
-    assert "| 0 | " in (output / "comparison.md").read_text()
+    assert "| 0 | " in (settings.results / "comparison.md").read_text()
