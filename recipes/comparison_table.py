@@ -15,6 +15,8 @@ from arpo_verl.figures.estimates import GRID_POINTS, Curve, Estimate, align, est
 
 BASELINES = ("grpo", "arpo_soft")
 """The arms that the others are compared with: no branching, and ARPO with its defaults."""
+MOST_COLUMNS = 6
+"""Of a table, its first one included."""
 LATE_STEPS = 5
 """Steps at the end of a run whose mean reward stands for its end: a single step has 16 prompts."""
 
@@ -238,6 +240,15 @@ def written(value: Estimate, number: str, sign: str = "") -> str:
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, numbers to the right."""
+    """Return a Markdown table, numbers to the right; of many arms one or more tables with a line for each arm."""
+    if len(header) <= MOST_COLUMNS:
+        return _table(header, lines)
+    parts = [lines[first : first + MOST_COLUMNS - 1] for first in range(0, len(lines), MOST_COLUMNS - 1)]
+    return "\n\n".join(
+        _table(columns[0], columns[1:]) for part in parts for columns in [[*zip(header, *part, strict=True)]]
+    )
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *("---:" for _ in header[1:])]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))

@@ -190,6 +190,19 @@ def test_a_single_seed_and_a_single_arm_make_a_table_without_intervals_or_differ
     assert "| 3 | 0.400 | 0.700 |" in text
 
 
+def test_many_arms_are_lines_and_what_is_compared_are_columns():
+    arms = ["grpo", *(f"arm{number}" for number in range(6))]
+    text = render([{arm: run(arm, seed, [0.1, 0.2], validation=0.5) for arm in arms} for seed in (0, 1)])
+    first = text.splitlines()
+    assert first[0].startswith("| mean over seeds | validation reward | validation accuracy | ")
+    assert first[2].startswith("| grpo | 0.500 ± 0.000 | 0.500 ± 0.000 | ")
+    assert max(line.count("|") for line in first) == 7
+    assert "| arm5 | +0.000 ± 0.000 |" in text
+    # Each table has its arms, that of the seeds the model before training too.
+    assert text.count("| arm3 | ") == 3 + 3 + 1 + 3
+    assert "| before | 0.400 | 0.400 |" in text
+
+
 def test_trees_are_described_by_means_over_steps_then_seeds_and_a_dash_where_there_are_none():
     def seed(number, forks):
         tree = replace(run("arpo_soft", number, []), steps=[replace(STEP, branches=n, equal_forks=0.5) for n in forks])
