@@ -81,9 +81,13 @@ def saved_step(folder: Path) -> int:
 
 
 KILLED = [
-    [("ArpoAgentLoopWorker", "agent loop worker 0"), ("SimpleStorageUnit", "TransferQueue's storage unit 0")],
+    [("ArpoAgentLoopWorker", "agent loop worker 0")],
     pytest.param(
-        [("TransferQueueController", "TransferQueue's controller"), ("RewardLoopWorker", "reward worker 0")],
+        [
+            ("SimpleStorageUnit", "TransferQueue's storage unit 0"),
+            ("TransferQueueController", "TransferQueue's controller"),
+            ("RewardLoopWorker", "reward worker 0"),
+        ],
         marks=pytest.mark.nightly,
     ),
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from runs import seeded_grpo, train
 
-pytestmark = [pytest.mark.slow, pytest.mark.engine]
+pytestmark = [pytest.mark.slow, pytest.mark.engine, pytest.mark.nightly]
 
 STEPS = 3
 DYNAMIC = [
@@ -30,8 +30,11 @@ def steps_of(world: Path, folder: Path, mode: str, *overrides: str, **environmen
     return train(world, folder / mode, *DYNAMIC, *TERMS, *overrides, *mode_and_steps, **environment)
 
 
-def assert_alike(rows: list[dict[str, Any]], packed: list[dict[str, Any]], factor: float = 1.3) -> None:
-    """The steps have learnt the same, and those that are packed have computed fewer tokens."""
+def assert_alike(rows: list[dict[str, Any]], packed: list[dict[str, Any]], factor: float = 1.1) -> None:
+    """The steps have learnt the same, and those that are packed have computed fewer tokens.
+
+    How much fewer is up to the trees that were sampled; that hardly any was computed twice is up to the packing.
+    """
     assert len(rows) == len(packed) == STEPS
     for one, other in zip(rows, packed, strict=True):
         assert "actor/pack/factor" not in one
@@ -52,17 +55,14 @@ def test_two_mini_batches_learn_the_same_packed_and_as_rows(world, tmp_path):
     assert_alike(*runs)
 
 
-@pytest.mark.nightly
 def test_one_mini_batch_learns_the_same_packed_and_as_rows(world, tmp_path):
     assert_alike(*[steps_of(world, tmp_path, mode, *LOCKSTEP) for mode in ("off", "on")])
 
 
-@pytest.mark.nightly
 def test_two_ranks_learn_the_same_packed_and_as_rows(world, tmp_path):
     assert_alike(*[steps_of(world, tmp_path, mode, *LOCKSTEP, *TWO_RANKS) for mode in ("off", "on")])
 
 
-@pytest.mark.nightly
 def test_rows_of_grpo_share_their_prompts(world, tmp_path):
     overrides, variables = seeded_grpo(tmp_path)
     rows, packed = (steps_of(world, tmp_path, mode, *overrides, **variables) for mode in ("off", "on"))
