@@ -1,7 +1,6 @@
 """README, docs/ and what is written for those who carry the package on: links, lengths, tables, jobs."""
 
 import ast
-import json
 import re
 import shlex
 import subprocess
@@ -11,6 +10,9 @@ import yaml
 from page_links import DOCUMENTS, ROOT, broken_links
 
 import arpo_verl
+from arpo_verl.figures import tree
+from arpo_verl.figures.drawing import save
+from arpo_verl.record import read_steps
 
 DOCS = ROOT / "docs"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -55,14 +57,16 @@ def test_the_sites_navigation_names_files_that_there_are():
     assert {page.name for page in DOCS.glob("*.md")} <= set(found)
 
 
-def test_the_figure_of_the_readme_is_drawn_from_its_numbers():
-    tree = json.loads((DOCS / "figures" / "tree.json").read_text())
-    names = {"__file__": str(DOCS / "figures" / "tree_figure.py"), "__name__": "tree_figure"}
-    exec((DOCS / "figures" / "tree_figure.py").read_text(), names)
-    assert names["draw"](tree) == (DOCS / "figures" / "tree.svg").read_text()
-    leaves = {leaf["number"]: leaf for leaf in tree["leaves"]}
-    assert (leaves[2]["reward"], leaves[6]["reward"], leaves[6]["parent"]) == (-1, 1.1, 2)
-    assert [seen["entropy"] for seen in leaves[2]["decisions"] if seen["token"] == leaves[6]["fork_token"]] == [1.051]
+def test_the_figure_of_the_readme_is_drawn_from_its_record(tmp_path):
+    record = DOCS / "figures" / "quickstart_prompt"
+    drawn = tmp_path / "tree.svg"
+    step, prompt = tree.choose(read_steps(record), None, None)
+    save(lambda figure: tree.draw(figure, step, prompt), tree.size(prompt), drawn)
+    assert drawn.read_text() == (DOCS / "figures" / "tree.svg").read_text()
+    third, fourth = (next(leaf for leaf in prompt.leaves if leaf.number == number) for number in (3, 4))
+    assert (third.reward, fourth.reward, fourth.parent) == (0.0, pytest.approx(1.1), 3)
+    forked = [seen.entropy for seen in third.decisions if seen.fork_token == fourth.fork_token]
+    assert forked == [pytest.approx(0.65, abs=0.005)]
 
 
 METRIC = re.compile(r"(arpo|tools|stop|reward|tree|replay|turn_reward|info_gain|hint)/[a-z_0-9/]*[a-z_0-9]")

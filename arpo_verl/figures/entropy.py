@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from arpo_verl.figures.drawing import GREY, colour, draw_band
@@ -16,6 +17,8 @@ from arpo_verl.record import RecordedPrompt, RecordedSegment, RecordedStep
 from arpo_verl.record.token_values import unpack
 
 SIZE = (7.5, 4.2)
+FEWEST = 0.1
+"""Of the prompts at a tool's most frequent position: a mean over fewer would be drawn as large as the others."""
 START = "start of a response"
 """Stands for a tool where there is none: the first tokens after the prompt."""
 
@@ -36,8 +39,10 @@ class EntropyAround:
     """The number of results that were seen, by tool."""
 
     def estimates(self, tool: str) -> tuple[list[int], list[Estimate]]:
-        """Return the positions of a tool in order, and the mean at each."""
-        positions = sorted(self.by_tool[tool])
+        """Return the positions of a tool in order, and the mean at each; those that few prompts reach are left out."""
+        by_position = self.by_tool[tool]
+        fewest = FEWEST * max(map(len, by_position.values()))
+        positions = sorted(position for position, means in by_position.items() if len(means) >= fewest)
         return positions, [estimate(self.by_tool[tool][position]) for position in positions]
 
 
@@ -121,5 +126,6 @@ def draw(figure: Figure, around: EntropyAround) -> None:
     axes.text(0, 1.01, "tool result", transform=axes.get_xaxis_transform(), ha="center", color=GREY)
     what = "entropy" if around.is_entropy else "surprisal (minus log-probability)"
     axes.set(xlabel="sampled tokens before and after the result", ylabel=f"{what} in nats")
-    axes.set_ylim(bottom=0)
+    highest = max(float(np.max(np.asarray(line.get_ydata(), dtype=float))) for line in axes.lines[:-1])
+    axes.set_ylim(0, 1.15 * highest if highest else 1.0)
     axes.legend(frameon=False)

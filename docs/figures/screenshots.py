@@ -57,7 +57,10 @@ def photograph(page: Page, address: str, step: RecordedStep) -> None:
     page.get_by_role("button", name="spread").first.click()
     keep("spread")
     go(f"step/{step.step}/prompt/{place}")
-    page.locator(f".point.forked[aria-label^='Leaf {parent} '] circle").first.click()
+    by_number = {one.number: one for one in step.prompts[place].leaves}
+    forks = [decision.fork_token for decision in by_number[parent].decisions if decision.forks]
+    points = page.locator(f".point.forked[aria-label^='Leaf {parent} '] circle")
+    points.nth(forks.index(by_number[leaf].fork_token)).click()
     keep("fork")
     go(f"step/{step.step}/prompt/{place}/compare/{parent}/{leaf}")
     keep("siblings")
