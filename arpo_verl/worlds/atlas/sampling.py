@@ -1,0 +1,121 @@
+"""The choice of questions, spread over the kinds: those whose facts the search brings to light."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from arpo_verl.worlds.atlas.kinds import KINDS
+from arpo_verl.worlds.atlas.material import Material
+from arpo_verl.worlds.atlas.question import Question
+from arpo_verl.worlds.atlas.tools import WorldTools
+
+
+@dataclass
+class Support:
+    """Counts of questions by whether the expert's queries bring the passages with their facts."""
+
+    first: int = 0
+    """The first query for each fact does."""
+    later: int = 0
+    """Another one does."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """None does: questions that are left out, by kind."""
+
+    def as_json(self) -> dict[str, object]:
+        """Return the counts, and the share of the questions that are supported."""
+        kept = self.first + self.later
+        total = kept + self.left_out.total()
+        share = round(kept / total, 4) if total else None
+        return {
+            "by_first_query": self.first,
+            "by_later_query": self.later,
+            "left_out": dict(sorted(self.left_out.items())),
+            "share": share,
+        }
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws questions of some kinds about some material."""
+
+    material: Material
+    kinds: Sequence[str]
+    tools: WorldTools
+    support: Support
+
+    async def different(self, count: int, generator: random.Random) -> list[Question]:
+        """Return questions no two of which ask the same, in random order, the kinds in turn.
+
+        A kind that has no more leaves its turn to the others.
+
+        Raises:
+            ValueError: there are fewer.
+        """
+        sources = {kind: self._source(kind, generator) for kind in self.kinds}
+        found: dict[str, Question] = {}
+        while sources and len(found) < count:
+            for kind in list(sources):
+                question = await self._next(sources[kind], found)
+                if question is None:
+                    del sources[kind]
+                elif len(found) < count:
+                    found[question.key] = question
+        if len(found) < count:
+            raise ValueError(f"{', '.join(self.kinds)} have {len(found)} different questions; expected {count}")
+        questions = list(found.values())
+        generator.shuffle(questions)
+        return questions
+
+    async def repeated(self, count: int, generator: random.Random) -> list[Question]:
+        """Return questions in random order, each kind equally often; a kind that has no more is asked anew.
+
+        Raises:
+            ValueError: a kind has none.
+        """
+        sources = {kind: self._source(kind, generator) for kind in self.kinds}
+        questions: list[Question] = []
+        while len(questions) < count:
+            for kind in self.kinds:
+                question = await self._next(sources[kind], {})
+                if question is None:
+                    sources[kind] = self._source(kind, generator)
+                    question = await self._next(sources[kind], {})
+                if question is None:
+                    raise ValueError(f"{kind} has no question; expected one of each kind")
+                questions.append(question)
+        questions = questions[:count]
+        generator.shuffle(questions)
+        return questions
+
+    def _source(self, kind: str, generator: random.Random) -> Iterator[Question]:
+        return KINDS[kind].candidates(self.material, random.Random(generator.random()))
+
+    async def _next(self, source: Iterator[Question], found: dict[str, Question]) -> Question | None:
+        for question in source:
+            if question.key not in found and await is_supported(question, self.tools, self.support):
+                return question
+        return None
+
+
+async def is_supported(question: Question, tools: WorldTools, support: Support) -> bool:
+    """Return whether a search for each fact brings its passage, and count how."""
+    seen: list[str] = []
+    needs_more = False
+    for fact in question.facts:
+        for number, query in enumerate(fact.queries):
+            if is_shown(fact.passage, seen):
+                break
+            seen += await tools.pages(query)
+            needs_more |= number > 0
+        if not is_shown(fact.passage, seen):
+            support.left_out[question.kind] += 1
+            return False
+    support.later += needs_more
+    support.first += not needs_more
+    return True
+
+
+def is_shown(passage: str, pages: Sequence[str]) -> bool:
+    """Return whether one of the pages has the passage."""
+    return any(passage in page for page in pages)
