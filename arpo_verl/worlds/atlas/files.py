@@ -22,7 +22,8 @@ from arpo_verl.worlds.atlas.recipe import Recipe
 SUMMARY = "world.json"
 SYSTEM_PROMPT = """\
 Answer the question. <search>words</search> finds passages, <python>code</python> runs a program; the result follows \
-between <result> and </result>. Think between <think> and </think>. End with <answer>\\boxed{the answer alone}</answer>."""
+between <result> and </result>. Think between <think> and </think>. End with \
+<answer>\\boxed{the answer alone}</answer>."""
 """Short, as every prompt has it: 60 to 70 tokens."""
 CREDITS = """\
 The facts in this folder are from GeoNames (https://www.geonames.org), licensed under CC BY 4.0

@@ -62,7 +62,7 @@ class Material:
             topic, passage = "overview", self.corpus.overviews[country.code]
         else:
             topic, passage = "codes", self.corpus.codes[country.code]
-        name = country.name.removeprefix("The ")
+        name = country.name
         return Fact(
             subject=country.label,
             attribute=attribute,
@@ -99,7 +99,7 @@ class Material:
         Args:
             is_among_namesakes: whether all cities of its name are asked about, so that a query has no place in it.
         """
-        place = city.place.removeprefix("The ")
+        place = city.place
         precise = (
             f"{city.name} {place}",
             f"{city.name} city in {place}",

@@ -50,7 +50,7 @@ _NEIGHBOUR = (
     "Among the countries that border {c}, take the one {which}. What is its {asked}?",
     "{c_start} has {n} neighbours. What is the {asked} of the one {which}?",
 )
-_WHICH = {
+_WHICH: dict[tuple[str, Comparison], tuple[str, ...]] = {
     ("area", "largest"): ("with the largest area", "that covers the most square kilometres"),
     ("area", "smallest"): ("with the smallest area", "that covers the fewest square kilometres"),
     ("population", "largest"): ("with the most inhabitants", "with the largest population"),
@@ -164,7 +164,9 @@ def neighbour(material: Material, generator: random.Random) -> Iterator[Question
             which=generator.choice(_WHICH[attribute, comparison]),
             asked=asked,
         )
-        named = [country, *found, *([winner.capital] if asked == "capital" and winner.capital is not None else [])]
+        named: list[Country | City] = [country, *found]
+        if asked == "capital" and winner.capital is not None:
+            named.append(winner.capital)
         yield Question(
             kind="neighbour",
             text=text,

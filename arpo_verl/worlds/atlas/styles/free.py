@@ -168,7 +168,7 @@ class Free:
             other_page, other = reading.namesake
             named = {"other": other, "other_start": _start(other), "other_page": other_page}
             sentences.append(_fill(generator.choice(_NAMESAKES), fact, reading.subject, **named))
-        elif generator.random() < 0.3:
+        elif reading.pages > 1 and generator.random() < 0.3:
             sentences.append(_fill(generator.choice(_OTHER_PAGES), fact, reading.subject, **number))
         generator.shuffle(sentences)
         return " ".join(sentences)
