@@ -17,7 +17,7 @@ from arpo_verl.worlds.atlas.passages import make_corpus
 from arpo_verl.worlds.atlas.question import Choice
 from arpo_verl.worlds.atlas.split import split_names
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def materials(facts: Facts, seed: int) -> dict:
     return {side: make_material(facts, corpus, sides, side) for side in ("train", "validation")}
 
 
-def questions_of(material, kind: str, most: int = 400) -> list:
+def questions_of(material, kind: str, most: int = 250) -> list:
     return list(islice(KINDS[kind].candidates(material, random.Random(f"test {kind}")), most))
 
 
@@ -41,7 +41,7 @@ def worlds(facts) -> dict:
 
 @pytest.fixture(scope="module")
 def asked(worlds) -> dict:
-    """Return some 20 000 questions by seed, side and kind."""
+    """Return some 8 000 questions by seed, side and kind."""
     return {
         (seed, side, kind): questions_of(material, kind)
         for seed, sides in worlds.items()
@@ -102,7 +102,7 @@ def test_every_number_that_a_question_builds_on_is_stated_once_in_the_corpus(ask
                 about = subject_of(fact) if fact.namesakes or " in " in fact.subject else fold(fact.name)
                 assert stated[seed][about, fact.attribute] == {fact.value}, question.text
                 checked += 1
-    assert checked > 15_000
+    assert checked > 8_000
 
 
 def test_every_value_stands_in_its_passage(asked):
