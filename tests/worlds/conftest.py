@@ -11,7 +11,7 @@ from arpo_verl.worlds.atlas.making import World, make_world
 from arpo_verl.worlds.atlas.passages import make_corpus
 from arpo_verl.worlds.atlas.recipe import Recipe
 
-SIZES = {"questions": 120, "validation": 60, "traces": 120}
+SIZES = {"questions": 120, "validation": 60, "traces": 121}
 WORDS = [word for name, size in SIZES.items() for word in (f"--{name}", str(size))]
 
 

@@ -158,6 +158,17 @@ def test_a_question_about_a_city_names_a_place_that_has_one_city_of_that_name(as
             assert len(question.facts) == names[fold(question.facts[0].name)] in (2, 3)
 
 
+def test_the_other_city_of_a_name_is_the_one_whose_place_is_not_named(asked, facts):
+    places = defaultdict(set)
+    for city in facts.cities:
+        places[fold(city.name)].add(city.place)
+    for _, question in all_of(asked, "other"):
+        [fact] = question.facts
+        named = {place for place in places[fold(fact.name)] if re.search(rf"in (the )?{place}\b", question.text)}
+        [left] = places[fold(fact.name)] - named
+        assert fact.subject.removeprefix(f"{fact.name} in ").removeprefix("the ") == left
+
+
 def test_a_country_that_has_a_citys_name_is_never_asked_for_its_population_without_more(asked, facts):
     cities = {fold(city.name) for city in facts.cities}
     for _, question in all_of(asked, "lookup", "density", "compare", "together", "share"):

@@ -55,6 +55,12 @@ def test_a_trace_is_right_where_its_question_is_answered(made, atlas):
         assert trace.answer == answer_of({"conversations": [{"value": trace.text}]})
 
 
+def test_traces_name_nothing_that_validation_asks_about(made):
+    held_out = frozenset().union(*(question.entities for question in made.validation))
+    assert len(held_out) > 50
+    assert all(not trace.question.entities & held_out for trace in made.traces)
+
+
 def test_results_are_what_the_tools_show(folder, tmp_path):
     calls = {call for trace in traces_of(folder) for call in CALL.findall(text_of(trace))}
     programs = sorted(call for call in calls if call[0] == "python")[:12]
@@ -84,17 +90,17 @@ def test_traces_can_be_converted_for_the_cold_start(folder, tmp_path):
     tags = Tags(["python", "search"])
     out = tmp_path / "traces.parquet"
     counts = convert_traces(open_source(str(folder / "traces.jsonl"), "train", None), out, TraceOptions(tags), False)
-    assert (counts.written, counts.bad.total(), counts.without_calls) == (120, 0, 0)
+    assert (counts.written, counts.bad.total(), counts.without_calls) == (121, 0, 0)
     assert counts.calls["search"] > counts.calls["python"] > 20
     assert tags_of(out) == tags
 
 
 def test_each_kind_has_as_many_traces_and_each_strategy_is_used(folder):
     traces = traces_of(folder)
-    assert Counter(trace["kind"] for trace in traces) == dict.fromkeys(KINDS, 12)
+    assert Counter(trace["kind"] for trace in traces) == dict.fromkeys(KINDS, 11)
     strategies = Counter(trace["strategy"] for trace in traces)
     assert set(strategies) == set(STRATEGIES)
-    assert strategies["careful"] > 0.5 * len(traces)
+    assert strategies["careful"] > 0.4 * len(traces)
 
 
 def first_query(trace: dict) -> str:
@@ -157,5 +163,5 @@ def test_only_the_words_differ_between_styles(atlas, terse_atlas):
 
 def test_no_thought_tells_where_cities_are_before_a_page_did(folder):
     for trace in traces_of(folder):
-        if trace["kind"] == "namesake":
-            assert " in " not in text_of(trace).partition("</think>")[0].replace("In ", "")
+        if trace["kind"] in ("namesake", "other"):
+            assert not re.search(r"\bin \w", text_of(trace).partition("<result>")[0])

@@ -67,7 +67,6 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Make the world and return the exit code."""
     words = vars(make_parser().parse_args(argv))
-    signal.signal(signal.SIGTERM, _end)
     try:
         out = words.pop("out").resolve()
         _make(Recipe(**words), out)
@@ -110,4 +109,5 @@ def _print(summary: Mapping[str, Any], out: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main())

@@ -21,7 +21,7 @@ from arpo_verl.worlds.atlas.sampling import is_shown
 from arpo_verl.worlds.atlas.styles.style import Reading, Style
 from arpo_verl.worlds.atlas.tools import WorldTools
 
-STRATEGIES = {"careful": 0.6, "broad": 0.2, "mental": 0.1, "hasty": 0.2}
+STRATEGIES = {"careful": 0.5, "broad": 0.3, "mental": 0.1, "hasty": 0.2}
 """The weights by which a strategy is drawn, among those that the question allows."""
 
 
@@ -52,13 +52,14 @@ class NotFoundError(Exception):
 
 def possible_strategies(question: Question) -> dict[str, float]:
     """Return the weights of the strategies that differ for a question."""
-    has_namesakes = any(fact.namesakes and fact.name not in fact.queries for fact in question.facts)
-    can_answer_wrongly = question.choice is None or bool(question.choice.answers)
+    takes_the_name = all(fact.queries == (fact.name,) for fact in question.facts)
+    has_namesakes = any(fact.namesakes for fact in question.facts)
+    has_answers = question.choice is None or bool(question.choice.answers)
     possible = {
         "careful": True,
-        "broad": question.kind != "namesake",
+        "broad": not takes_the_name,
         "mental": question.program is not None,
-        "hasty": has_namesakes and can_answer_wrongly,
+        "hasty": has_namesakes and has_answers and not (takes_the_name and question.choice is not None),
     }
     return {name: weight for name, weight in STRATEGIES.items() if possible[name]}
 
@@ -98,9 +99,12 @@ class _Expert:
     _last: list[str] = field(default_factory=list)
     """The pages of the last result."""
     _earlier: list[str] = field(default_factory=list)
+    _asked: frozenset[str] = frozenset()
+    """The passages of the question's facts."""
 
     async def solve(self, question: Question) -> str:
         """Write the pieces and return the answer."""
+        self._asked = frozenset(fact.passage for fact in question.facts)
         readings: list[Reading] = []
         choice, winner = question.choice, 0
         for number, fact in enumerate(question.facts):
@@ -128,10 +132,10 @@ class _Expert:
             return self._note(Reading(fact, fact.subject, fact.value, None, len(self._last)))
         else:
             self._plan = self.style.following(fact, self.generator)
-        queries = list(self.style.queries(fact, self.generator))
-        if self.strategy in ("broad", "hasty") and fact.name not in queries:
+        queries = [self.style.query(fact, self.generator), fact.surest]
+        if self.strategy in ("broad", "hasty"):
             queries.insert(0, fact.name)
-        for query in queries:
+        for query in dict.fromkeys(queries):
             await self._search(query)
             reading = self._first_of_the_name(fact) if self.strategy == "hasty" else None
             if reading is None and is_shown(fact.passage, self._last):
@@ -149,7 +153,11 @@ class _Expert:
         numbers = {
             passage: number for number, page in enumerate(self._last, start=1) for passage in fact.passages_in(page)
         }
-        others = [(numbers[one.passage], one.subject) for one in fact.namesakes if one.passage in numbers]
+        others = [
+            (numbers[one.passage], one.subject)
+            for one in fact.namesakes
+            if one.passage in numbers and one.passage not in self._asked
+        ]
         page = numbers[fact.passage]
         return Reading(fact, fact.subject, fact.value, page, len(self._last), min(others, default=None))
 
@@ -186,7 +194,8 @@ class _Expert:
         return result
 
     def _write(self, text: str) -> None:
-        """Write a turn: the thought so far, then a call or the answer."""
+        """Write a turn: the thought so far if there is any, then a call or the answer."""
         thought = self.style.thought(self._sentences, self._plan, self.generator)
         self._sentences, self._plan = [], ""
-        self.pieces.append((f"{chr(10) if self.pieces else ''}<think>{thought}</think>\n{text}", True))
+        lines = [f"<think>{thought}</think>", text] if thought else [text]
+        self.pieces.append(("\n" * bool(self.pieces) + "\n".join(lines), True))

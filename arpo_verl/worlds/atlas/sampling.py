@@ -18,9 +18,9 @@ class Support:
     first: int = 0
     """The first query for each fact does."""
     later: int = 0
-    """Another one does."""
+    """The surest one does where that does not."""
     left_out: Counter[str] = field(default_factory=Counter)
-    """None does: questions that are left out, by kind."""
+    """Neither does: questions that are left out, by kind."""
 
     def as_json(self) -> dict[str, object]:
         """Return the counts, and the share of the questions that are supported."""
@@ -33,6 +33,14 @@ class Support:
             "left_out": dict(sorted(self.left_out.items())),
             "share": share,
         }
+
+
+class TooFewQuestionsError(ValueError):
+    """The kinds have fewer different questions than are asked for."""
+
+    def __init__(self, found: int) -> None:
+        super().__init__(f"there are {found} different questions")
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Sampler:
         A kind that has no more leaves its turn to the others.
 
         Raises:
-            ValueError: there are fewer.
+            TooFewQuestionsError: there are fewer.
         """
         sources = {kind: self._source(kind, generator) for kind in self.kinds}
         found: dict[str, Question] = {}
@@ -62,7 +70,7 @@ class Sampler:
                 elif len(found) < count:
                     found[question.key] = question
         if len(found) < count:
-            raise ValueError(f"{', '.join(self.kinds)} have {len(found)} different questions; expected {count}")
+            raise TooFewQuestionsError(len(found))
         questions = list(found.values())
         generator.shuffle(questions)
         return questions
@@ -103,11 +111,13 @@ async def is_supported(question: Question, tools: WorldTools, support: Support) 
     seen: list[str] = []
     needs_more = False
     for fact in question.facts:
-        for number, query in enumerate(fact.queries):
-            if is_shown(fact.passage, seen):
-                break
-            seen += await tools.pages(query)
-            needs_more |= number > 0
+        if is_shown(fact.passage, seen):
+            continue
+        seen += await tools.pages(fact.queries[0])
+        if is_shown(fact.passage, seen):
+            continue
+        needs_more = True
+        seen += await tools.pages(fact.surest)
         if not is_shown(fact.passage, seen):
             support.left_out[question.kind] += 1
             return False

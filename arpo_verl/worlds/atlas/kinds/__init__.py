@@ -23,6 +23,7 @@ KINDS = {
     "lookup": Kind("1", "one fact of a country", single.lookup),
     "homonym": Kind("1", "a city that shares its name with others", single.homonym),
     "namesake": Kind("1", "the largest or smallest city of a name", several.namesake),
+    "other": Kind("1", "the city of a name that is not where the others are", several.other),
     "capital": Kind("2", "a fact of a country's capital", single.capital),
     "density": Kind("2", "inhabitants by area, computed", single.density),
     "compare": Kind("2", "two countries or two cities", several.compare),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle
 from typing import TypeVar
 
-from arpo_verl.worlds.atlas.facts import City, Country, fold
+from arpo_verl.worlds.atlas.facts import City, Country, fold, with_article
 from arpo_verl.worlds.atlas.material import Material, names_of
 from arpo_verl.worlds.atlas.question import Choice, Comparison, Fact, Program, Question
 
@@ -22,6 +22,19 @@ _NAMESAKE = {
 }
 _MOST_NAMESAKES = 3
 """As many as one search shows."""
+_NUMBERS = {2: "two", 3: "three"}
+_OTHER = {
+    2: (
+        "There are two cities called {c}. How many people live in the one that is not in {p}?",
+        "One {c} is in {p}. How many inhabitants has the other city of that name?",
+        "I mean the {c} that is not in {p}: what is its population?",
+    ),
+    3: (
+        "There are three cities called {c}. How many people live in the one that is neither in {p} nor in {q}?",
+        "One {c} is in {p}, another in {q}. How many inhabitants has the third city of that name?",
+        "I mean the {c} that is not in {p} and not in {q}: what is its population?",
+    ),
+}
 _COMPARE = {
     ("population", "largest"): (
         "Which has more inhabitants, {a} or {b}?",
@@ -67,22 +80,29 @@ Thing = TypeVar("Thing")
 
 def namesake(material: Material, generator: random.Random) -> Iterator[Question]:
     """Yield questions after the largest or smallest of all cities of a name, where one search shows them all."""
-    names = sorted({fold(city.name) for city in material.cities})
-    pairs = [(name, comparison) for name in names for comparison in _COMPARISONS]
+    pairs = [(cities, comparison) for cities in _groups(material) for comparison in _COMPARISONS]
     generator.shuffle(pairs)
-    usable = set(material.cities)
-    for name, comparison in pairs:
-        cities = material.namesakes[name]
-        populations = {city.population for city in cities}
-        is_usable = 2 <= len(cities) <= _MOST_NAMESAKES and all(city in usable for city in cities)
-        if not is_usable or len(populations) < len(cities) or len({city.name for city in cities}) > 1:
+    for cities, comparison in pairs:
+        if len({city.population for city in cities}) < len(cities):
             continue
-        facts = tuple(material.city_fact(city, "population", is_among_namesakes=True) for city in cities)
+        sought = f"the cities called {cities[0].name}"
+        facts = tuple(material.city_fact(city, "population", sought) for city in cities)
         choice = Choice(comparison, 0, len(cities), tuple(city.place for city in cities))
-        text = generator.choice(_NAMESAKE[comparison]).format(n={2: "two", 3: "three"}[len(cities)], c=cities[0].name)
+        text = generator.choice(_NAMESAKE[comparison]).format(n=_NUMBERS[len(cities)], c=cities[0].name)
         answer = choice.answers[choice.winner([fact.value for fact in facts])]
-        key = f"namesake {name} {comparison}"
+        key = f"namesake {fold(cities[0].name)} {comparison}"
         yield Question("namesake", text, answer, facts, names_of(cities), key, choice=choice)
+
+
+def other(material: Material, generator: random.Random) -> Iterator[Question]:
+    """Yield questions after the population of the one city of a name that is not where the others are."""
+    pairs = [(cities, city) for cities in _groups(material) for city in cities]
+    generator.shuffle(pairs)
+    for cities, city in pairs:
+        fact = material.city_fact(city, "population", f"the other {city.name}")
+        p, q = ([with_article(one.place) for one in cities if one != city] * 2)[:2]
+        text = generator.choice(_OTHER[len(cities)]).format(c=city.name, p=p, q=q)
+        yield Question("other", text, fact.value, (fact,), names_of(cities), f"other {city.number}")
 
 
 def compare(material: Material, generator: random.Random) -> Iterator[Question]:
@@ -160,7 +180,7 @@ def neighbour(material: Material, generator: random.Random) -> Iterator[Question
         text = generator.choice(_NEIGHBOUR).format(
             c=country.label,
             c_start=_start(country.label),
-            n={2: "two", 3: "three"}[len(found)],
+            n=_NUMBERS[len(found)],
             which=generator.choice(_WHICH[attribute, comparison]),
             asked=asked,
         )
@@ -176,6 +196,18 @@ def neighbour(material: Material, generator: random.Random) -> Iterator[Question
             key=f"neighbour {country.code} {attribute} {comparison} {asked}",
             choice=choice,
         )
+
+
+def _groups(material: Material) -> list[tuple[City, ...]]:
+    """Return all cities of a name, where there are few, spelled alike, and all of this side."""
+    names = sorted({fold(city.name) for city in material.cities})
+    usable = set(material.cities)
+    groups = (material.namesakes[name] for name in names)
+    return [
+        cities
+        for cities in groups
+        if 2 <= len(cities) <= _MOST_NAMESAKES and usable.issuperset(cities) and len({one.name for one in cities}) == 1
+    ]
 
 
 def _computed(

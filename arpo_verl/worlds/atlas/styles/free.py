@@ -151,8 +151,8 @@ class Free:
         templates = (*_OPENINGS, *_PLANS) if words else _OPENINGS
         return _fill(generator.choice(templates), fact, fact.sought, steps=words)
 
-    def queries(self, fact: Fact, generator: random.Random) -> Sequence[str]:
-        return generator.sample(fact.queries, len(fact.queries))
+    def query(self, fact: Fact, generator: random.Random) -> str:
+        return generator.choice(fact.queries)
 
     def missing(self, fact: Fact, generator: random.Random) -> str:
         return _fill(generator.choice(_MISSING), fact)
@@ -164,7 +164,7 @@ class Free:
         templates = _NEIGHBOURS if fact.attribute == "neighbours" else _FOUND
         number = {"page": page, "ordinal": _ORDINALS[page - 1], "pages": reading.pages}
         sentences = [_fill(generator.choice(templates), fact, reading.subject, value=reading.value, **number)]
-        if reading.namesake is not None and not fact.sought and generator.random() < 0.6:
+        if reading.namesake is not None and generator.random() < 0.6:
             other_page, other = reading.namesake
             named = {"other": other, "other_start": _start(other), "other_page": other_page}
             sentences.append(_fill(generator.choice(_NAMESAKES), fact, reading.subject, **named))

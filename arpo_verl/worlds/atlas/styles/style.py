@@ -21,7 +21,7 @@ class Reading:
     pages: int
     """How many pages the last result has."""
     namesake: tuple[int, str] | None = None
-    """Page and subject of another of that name in the last result."""
+    """Page and subject of another of that name in the last result, which is not asked about."""
 
 
 class Style(Protocol):
@@ -31,8 +31,8 @@ class Style(Protocol):
         """Return the plan before the first call, which looks for the fact."""
         ...
 
-    def queries(self, fact: Fact, generator: random.Random) -> Sequence[str]:
-        """Return the precise queries for a fact in the order in which they are tried."""
+    def query(self, fact: Fact, generator: random.Random) -> str:
+        """Return one of the queries for a fact."""
         ...
 
     def missing(self, fact: Fact, generator: random.Random) -> str:
@@ -64,7 +64,7 @@ class Style(Protocol):
         ...
 
     def thought(self, sentences: Sequence[str], plan: str, generator: random.Random) -> str:
-        """Return the thought of one turn: what there is to say, in the order of the events, and the plan if any."""
+        """Return the thought of one turn, `""` for none: what there is to say in the order of events, and the plan."""
         ...
 
     def ending(self, generator: random.Random) -> str:

@@ -1,4 +1,4 @@
-"""Terse thoughts: one template for each event, and one order."""
+"""Terse thoughts: what was read and what follows from it, each in one template; no plans."""
 
 import random
 from collections.abc import Sequence
@@ -11,33 +11,32 @@ class Terse:
     """A `Style` of fixed templates."""
 
     def opening(self, question: Question, fact: Fact, generator: random.Random) -> str:
-        return f"First: {fact.sought or fact.subject}, {fact.attribute}."
+        return ""
 
-    def queries(self, fact: Fact, generator: random.Random) -> Sequence[str]:
-        return fact.queries
+    def query(self, fact: Fact, generator: random.Random) -> str:
+        return fact.queries[0]
 
     def missing(self, fact: Fact, generator: random.Random) -> str:
-        return f"Not there: {fact.subject}, {fact.attribute}."
+        return "Not there."
 
     def found(self, reading: Reading, generator: random.Random) -> str:
         where = "Seen before" if reading.page is None else f"Page {reading.page}"
-        return f"{where}: {reading.subject}, {reading.fact.attribute}: {reading.value}."
+        return f"{where}: {reading.subject}: {reading.value}."
 
     def following(self, fact: Fact, generator: random.Random) -> str:
-        return f"Next: {fact.subject}, {fact.attribute}."
+        return ""
 
     def chosen(self, choice: Choice, readings: Sequence[Reading], winner: int, generator: random.Random) -> str:
-        values = ", ".join(reading.value for reading in readings)
-        return f"The {choice.comparison} of {values} is {readings[winner].value}: {readings[winner].subject}."
+        return f"The {choice.comparison} is {readings[winner].value}: {readings[winner].subject}."
 
     def computing(self, program: Program, code: str, generator: random.Random) -> tuple[str, str]:
-        return f"Compute {program.words}.", code
+        return "", code
 
     def in_head(self, program: Program, code: str, result: str, generator: random.Random) -> str:
         return f"{code} = {result}."
 
     def computed(self, program: Program, result: str, generator: random.Random) -> str:
-        return f"Result: {result}."
+        return ""
 
     def thought(self, sentences: Sequence[str], plan: str, generator: random.Random) -> str:
         return " ".join(sentence for sentence in (*sentences, plan) if sentence)
