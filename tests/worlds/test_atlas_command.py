@@ -82,8 +82,9 @@ def test_the_summary_counts_what_there_is(atlas):
     assert (sum(summary["train"].values()), sum(summary["validation"].values())) == (120, 60)
     assert sum(summary["strategies"].values()) == sum(summary["traces"].values()) == len(traces) == 121
     assert summary["right_traces"] == sum(trace["is_right"] for trace in traces)
-    for support in summary["support"].values():
+    for part, support in summary["support"].items():
         kept = support["by_first_query"] + support["by_later_query"]
+        assert kept == sum(summary[part].values())
         assert support["share"] == round(kept / (kept + sum(support["left_out"].values())), 4) > 0.9
 
 

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 
 from arpo_verl.worlds.atlas.kinds import KINDS
 from arpo_verl.worlds.atlas.material import Material
@@ -64,10 +65,12 @@ class Sampler:
         found: dict[str, Question] = {}
         while sources and len(found) < count:
             for kind in list(sources):
+                if len(found) == count:
+                    break
                 question = await self._next(sources[kind], found)
                 if question is None:
                     del sources[kind]
-                elif len(found) < count:
+                else:
                     found[question.key] = question
         if len(found) < count:
             raise TooFewQuestionsError(len(found))
@@ -83,16 +86,14 @@ class Sampler:
         """
         sources = {kind: self._source(kind, generator) for kind in self.kinds}
         questions: list[Question] = []
-        while len(questions) < count:
-            for kind in self.kinds:
+        for kind in islice(cycle(self.kinds), count):
+            question = await self._next(sources[kind], {})
+            if question is None:
+                sources[kind] = self._source(kind, generator)
                 question = await self._next(sources[kind], {})
-                if question is None:
-                    sources[kind] = self._source(kind, generator)
-                    question = await self._next(sources[kind], {})
-                if question is None:
-                    raise ValueError(f"{kind} has no question; expected one of each kind")
-                questions.append(question)
-        questions = questions[:count]
+            if question is None:
+                raise ValueError(f"{kind} has no question; expected one of each kind")
+            questions.append(question)
         generator.shuffle(questions)
         return questions
 
