@@ -52,6 +52,7 @@ def test_questions_are_rows_that_a_run_takes_without_doubt(atlas, name, rows):
     table = pq.read_table(file).to_pylist()
     assert {row["data_source"] for row in table} == {f"atlas/{kind}" for kind in KINDS}
     assert all([message["role"] for message in row["prompt"]] == ["system", "user"] for row in table)
+    assert {row["extra_info"]["level"] for row in table} == {"1 step", "2 steps", "3 steps", "3 or 4 steps", "4 steps"}
     assert len({row["extra_info"]["id"] for row in table}) == rows
 
 

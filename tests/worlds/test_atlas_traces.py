@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -15,9 +16,10 @@ from arpo_verl.data.source import open_source
 from arpo_verl.data.traces import TraceOptions, convert_traces, tags_of
 from arpo_verl.reward import compute_score
 from arpo_verl.rollout.tag_syntax import Tags
-from arpo_verl.worlds.atlas.expert import STRATEGIES
+from arpo_verl.worlds.atlas.expert import STRATEGIES, possible_strategies, solve
 from arpo_verl.worlds.atlas.kinds import KINDS
-from arpo_verl.worlds.atlas.tools import PAGES
+from arpo_verl.worlds.atlas.styles import STYLES
+from arpo_verl.worlds.atlas.tools import PAGES, WorldTools
 
 CALL = re.compile(r"<(search|python)>(.*?)</\1> <result>\n(.*?)\n</result>", re.DOTALL)
 
@@ -132,6 +134,24 @@ def test_who_is_hasty_takes_the_first_page_of_the_name(folder):
             pages = CALL.search(text_of(trace))[3].split("\n")
             first = next(page for page in pages if re.search(rf"(?i)(^Page \d: |\(Title: ){name}\b", page))
             assert re.search(rf"\b{answer_of(trace)}\b", first) or not trace["is_right"]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_question_that_is_asked_can_be_solved_by_every_strategy_in_any_words(made, atlas, tmp_path, style):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_bytes((atlas / "corpus.jsonl").read_bytes())
+
+    async def solve_all() -> int:
+        tools, solved = WorldTools(corpus), 0
+        for question in made.validation + made.train:
+            for strategy in possible_strategies(question) if question.program is None else ():
+                for seed in range(3):
+                    trace = await solve(question, strategy, STYLES[style], random.Random(seed), tools)
+                    assert trace.is_right or strategy == "hasty"
+                    solved += 1
+        return solved
+
+    assert asyncio.run(solve_all()) > 500
 
 
 def thoughts_after_results(folder: Path) -> list[str]:

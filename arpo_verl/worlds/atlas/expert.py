@@ -46,7 +46,7 @@ class Trace:
         return self.answer == self.question.answer
 
 
-class NotFoundError(Exception):
+class NotFoundError(RuntimeError):
     """No query has brought the passage."""
 
 
@@ -132,7 +132,7 @@ class _Expert:
             return self._note(Reading(fact, fact.subject, fact.value, None, len(self._last)))
         else:
             self._plan = self.style.following(fact, self.generator)
-        queries = [self.style.query(fact, self.generator), fact.surest]
+        queries = [self.style.query(fact, self.generator), fact.surest, fact.queries[0]]
         if self.strategy in ("broad", "hasty"):
             queries.insert(0, fact.name)
         for query in dict.fromkeys(queries):

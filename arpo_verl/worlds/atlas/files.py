@@ -117,7 +117,7 @@ def _row(question: Question, split: str, index: int) -> dict[str, Any]:
             "id": question.key,
             "question": question.text,
             "ability": "qa",
-            "level": f"{KINDS[question.kind].steps} steps",
+            "level": KINDS[question.kind].level,
         },
     }
 

@@ -108,22 +108,17 @@ class Sampler:
 
 
 async def is_supported(question: Question, tools: WorldTools, support: Support) -> bool:
-    """Return whether a search for each fact brings its passage, and count how."""
-    seen: list[str] = []
-    needs_more = False
+    """Return whether each fact's passage is in the result of one of its queries, and count by which."""
+    needs_surest = False
     for fact in question.facts:
-        if is_shown(fact.passage, seen):
+        if is_shown(fact.passage, await tools.pages(fact.queries[0])):
             continue
-        seen += await tools.pages(fact.queries[0])
-        if is_shown(fact.passage, seen):
-            continue
-        needs_more = True
-        seen += await tools.pages(fact.surest)
-        if not is_shown(fact.passage, seen):
+        needs_surest = True
+        if not is_shown(fact.passage, await tools.pages(fact.surest)):
             support.left_out[question.kind] += 1
             return False
-    support.later += needs_more
-    support.first += not needs_more
+    support.later += needs_surest
+    support.first += not needs_surest
     return True
 
 

@@ -24,7 +24,8 @@ class WorldTools:
             ValueError: the engine is not installed, or the corpus can't be read.
         """
         self._search = LocalSearch(corpus, top_k=PAGES, engine=ENGINE)
-        self._python = PythonInterpreter()
+        # What is shown is the same; a busy machine may take longer than training's usual 5 s.
+        self._python = PythonInterpreter(timeout_seconds=60.0)
         self._known: dict[tuple[str, str], str] = {}
 
     async def call(self, tool: str, text: str) -> str:

@@ -16,7 +16,13 @@ class Kind:
     steps: str
     """The number of calls on the shortest way to the answer."""
     what: str
+    """What its questions are about."""
     candidates: Callable[[Material, random.Random], Iterator[Question]]
+
+    @property
+    def level(self) -> str:
+        """The steps as reports name them."""
+        return f"{self.steps} step{'' if self.steps == '1' else 's'}"
 
 
 KINDS = {
