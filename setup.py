@@ -77,6 +77,8 @@ setup(
         "search": ["bm25s>=0.3.16"],
         "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
         "figures": requirements("recipes/requirements-figure.in"),
+        # OTLP's encoder and its exporter over HTTP, for arpo-verl export-traces; verl brings both.
+        "traces": ["opentelemetry-sdk>=1.27", "opentelemetry-exporter-otlp-proto-http>=1.27"],
         "dev": [
             "pytest>=8",
             "pytest-asyncio>=1.0",
