@@ -195,7 +195,7 @@ def collector() -> Iterator[Collector]:
 
 
 def test_a_collector_gets_every_span_once_with_the_headers_of_the_variables(run, collector, capsys, monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20abc,x-mlflow-experiment-id=7")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20cGs6c2sxMQ==,x-mlflow-experiment-id=7")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
     assert export(run, "--endpoint", collector.address) == 0
     spans = [one for ids in expected(run) for one in ids]
@@ -205,7 +205,7 @@ def test_a_collector_gets_every_span_once_with_the_headers_of_the_variables(run,
     for path, headers, _ in collector.requests:
         lower = {name.lower(): value for name, value in headers.items()}
         assert path == "/v1/traces" and lower["content-type"] == "application/x-protobuf"
-        assert (lower["authorization"], lower["x-mlflow-experiment-id"]) == ("Basic abc", "7")
+        assert (lower["authorization"], lower["x-mlflow-experiment-id"]) == ("Basic cGs6c2sxMQ==", "7")
 
 
 def test_the_address_may_come_from_the_variables_and_a_request_is_tried_again(run, collector, monkeypatch):

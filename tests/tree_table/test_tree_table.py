@@ -159,7 +159,7 @@ def test_tensorboards_own_reader_finds_the_table_of_each_step(tmp_path, monkeypa
 
 
 WANDB_RUN = """
-import json, sys
+import json, sys, threading
 from pathlib import Path
 sys.path.insert(0, {shared!r})
 from recorded_run import step_of
@@ -174,8 +174,10 @@ tracking.log({{"reward": 0.1}}, 1)
 tracking.log({{"reward": 0.2}}, 2)
 _, prompts = step_of(1, prompts=3)
 rows = rows_of_step(1, most_telling(prompts, 1))
-# The table of step 1 comes when step 2 has been logged, as from another thread.
-to_wandb(tracking.logger["wandb"], 1, rows)
+# The table of step 1 comes from another thread, when step 2 has been logged.
+thread = threading.Thread(target=to_wandb, args=(tracking.logger["wandb"], 1, rows))
+thread.start()
+thread.join()
 tracking.log({{"reward": 0.3}}, 3)
 to_wandb(tracking.logger["wandb"], 3, rows_of_step(3, [leaf_that_says(HOSTILE)]))
 tracking.finish()
