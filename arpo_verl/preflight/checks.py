@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from arpo_verl.integration.logs import show_warnings
 from arpo_verl.integration.serving.server import server_of, under_verls_name
 from arpo_verl.integration.settings import (
+    AGENT_KEY,
     TAG_AGENT,
     TAG_FORMAT,
     RunParts,
@@ -67,6 +68,13 @@ def check_before_ray(config: DictConfig) -> DictConfig:
     elif parts.uses_tag_agent:
         for one in (check_tags_of_run, check_datasets, check_resume):
             one(config)
+    if not parts.is_guarded and (trees := arpo_config(config).log_trees):
+        logger.warning(
+            "arpo.log_trees=%d logs nothing: this run's rollout is verl's own; expected trees, or %s=%s",
+            trees,
+            AGENT_KEY,
+            TAG_AGENT,
+        )
     if parts.is_guarded:
         from arpo_verl.integration.training.stop_request import save_when_stopped
 

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from arpo_verl.record import RecordedLeaf, RecordedPrompt, RecordedSegment, RecordedStep
-from arpo_verl.record.content import plain_text
+from arpo_verl.record.visible import question_of
 
-QUESTION_CHARACTERS = 300
 GOOD_STATUSES = ("ok", "empty")
 WAITING, SAMPLING, TOOL, REWARD = "w", "g", "t", "r"
 """What a leaf does in a span of time."""
@@ -93,11 +92,6 @@ def row_of_prompt(prompt: RecordedPrompt) -> dict[str, Any]:
             for leaf, spans in zip(prompt.leaves, spans_of(prompt), strict=True)
         ],
     }
-
-
-def question_of(prompt: RecordedPrompt) -> str:
-    """Return the end of a prompt's text, where its question is, on one line and without special tokens."""
-    return " ".join(plain_text(prompt, " ").split())[-QUESTION_CHARACTERS:]
 
 
 def spans_of(prompt: RecordedPrompt) -> list[list[tuple[str, float, float]]]:

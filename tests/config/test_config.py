@@ -16,7 +16,10 @@ from arpo_verl.named_parts import LOSSES, RULES
 
 INFINITY, NAN = float("inf"), float("nan")
 LIMITS = ("initial_rollouts", "max_requests_in_flight", "max_tool_calls_in_flight")
-INTEGERS = ("branch_factor", "probe_tokens", "entropy_top_k", "max_tool_calls", "infrastructure_retries", "seed")
+INTEGERS = (
+    *("branch_factor", "probe_tokens", "entropy_top_k", "max_tool_calls", "infrastructure_retries", "seed"),
+    "log_trees",
+)
 SECONDS = ("max_call_seconds", "stuck_call_seconds", "max_reward_seconds", "max_stall_seconds")
 SHARES = ("max_infrastructure_fraction", "max_failed_fraction")
 FLOATS = ("base_probability", "entropy_weight", "branch_threshold", *SHARES, *SECONDS)
@@ -96,6 +99,7 @@ def test_defaults_are_the_papers():
         "max_stall_seconds": 1800.0,
         "max_requests_in_flight": None,
         "max_tool_calls_in_flight": None,
+        "log_trees": 0,
         "tag_open": "<{tool}>",
         "tag_close": "</{tool}>",
         "result_template": " <result>\n{result}\n</result>",
@@ -151,6 +155,7 @@ def test_a_full_mapping_comes_back():
         "max_stall_seconds": 60.0,
         "max_requests_in_flight": 64,
         "max_tool_calls_in_flight": 8,
+        "log_trees": 2,
         "tag_open": "[{tool}]",
         "tag_close": "[/{tool}]",
         "result_template": "[{result}]",
@@ -205,6 +210,7 @@ BAD_VALUES = [
     *((name, 0, "at least 1, or null") for name in LIMITS),
     ("initial_rollouts", -3, "at least 1, or null"),
     ("entropy_top_k", 0, "at least 1"),
+    ("log_trees", -1, "at least 0"),
     ("branch_factor", 0, "at least 1 (1 never branches)"),
     ("base_probability", -0.1, "a number from 0 to 1"),
     ("base_probability", 1.1, "a number from 0 to 1"),

@@ -234,6 +234,13 @@ def test_the_rows_of_a_run_that_is_not_ours_are_left_to_verl(tmp_path):
     preflight.check_before_ray(config)
 
 
+def test_tables_of_trees_are_said_to_be_none_of_a_run_whose_rollout_is_verls_own(caplog):
+    config = configuration("algorithm.adv_estimator=grpo", "+arpo.log_trees=2", name="ppo_trainer")
+    with caplog.at_level(logging.WARNING):
+        preflight.check_before_ray(config)
+    assert "arpo.log_trees=2 logs nothing: this run's rollout is verl's own" in caplog.text
+
+
 DELTA = f"{ROLLOUT}.checkpoint_engine.backend=delta_sharded"
 
 

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from recorded_run import write_run
 
 from arpo_verl.record import RecordedLeaf, RecordedPrompt, RecordedSegment, RecordedStep, read_steps
+from arpo_verl.record.visible import one_line, visible
 from arpo_verl.rollout.tree import Decision, Refusal
 from arpo_verl.viewer.terminal.lists import lines_of_leaf, lines_of_tree
 from arpo_verl.viewer.terminal.screen import Place, lines_at, pressed, title_at, widest
-from arpo_verl.viewer.terminal.text import number, one_line, visible
+from arpo_verl.viewer.terminal.text import number
 
 PROMPT = RecordedPrompt(
     "u",

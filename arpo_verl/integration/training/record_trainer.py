@@ -2,7 +2,8 @@
 
 Where a run's leaves are grown by our agent loop, `trainer.rollout_data_dir` gets a file of `arpo_verl.record` for each
 step, in the place of verl's rows. The step waits for the reading of its columns alone: tokens are decoded, and the file
-is written, by the thread in which verl writes its own.
+is written, by the thread in which verl writes its own. There `arpo.log_trees`, which needs no such folder, has its
+table made too.
 """
 
 import copy
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from arpo_verl.integration.queue import KVBatchMeta
-from arpo_verl.integration.settings import RunParts
+from arpo_verl.integration.settings import RunParts, arpo_config
 from arpo_verl.integration.training.record_rows import read_rows
 from arpo_verl.integration.training.replay_trainer import ReplayTrainer
+from arpo_verl.integration.training.tree_log import TreeLog
 from arpo_verl.record import RecordedStep
 from arpo_verl.record.building import RecordBuilder, Row
 from arpo_verl.record.token_texts import TokenTexts
@@ -33,6 +35,7 @@ class RecordTrainer(ReplayTrainer):
     _began: float | None = None
     _builder: RecordBuilder | None = None
     _alarms: "Alarms | None" = None
+    _tree_log: TreeLog | None = None
 
     def on_step_begin(self) -> None:
         super().on_step_begin()
@@ -40,33 +43,57 @@ class RecordTrainer(ReplayTrainer):
         if self._alarms is None and self.config.trainer.get("rollout_data_dir") and self._parts.is_guarded:
             self._alarms = Alarms()
             logging.getLogger("arpo_verl").addHandler(self._alarms)
+        if self._tree_log is None and self._parts.is_guarded and (trees := arpo_config(self.config).log_trees):
+            self._tree_log = TreeLog(trees, self.logger.logger)
+
+    def step(self, *args: Any, **kwargs: Any) -> KVBatchMeta:
+        batch = super().step(*args, **kwargs)
+        if self._tree_log is not None and not self.config.trainer.get("rollout_data_dir"):
+            self._keep(batch, {}, None)
+        return batch
 
     def _log_rollout_data(self, batch: KVBatchMeta, timing_raw: dict[str, float], rollout_data_dir: str) -> None:
         if not self._parts.is_guarded:
             super()._log_rollout_data(batch, timing_raw, rollout_data_dir)
             return
+        self._keep(batch, timing_raw, Path(rollout_data_dir))
+
+    def _shutdown_dump_executor(self) -> None:
+        super()._shutdown_dump_executor()
+        if self._tree_log is not None:
+            self._tree_log.close()
+
+    def _keep(self, batch: KVBatchMeta, timing_raw: dict[str, float], folder: Path | None) -> None:
+        """Read the step's rows, and let the record and the table of trees be written meanwhile; does not raise."""
         try:
-            self._record(batch, timing_raw, Path(rollout_data_dir))
+            rows = read_rows(self.without_additions(batch), self._parts.grows_trees, self.replayed_steps)
+            step = self._recorded_step(rows, timing_raw)
+            builder = self._record_builder()
+            # verl looks at what has become of these when it dumps again, and waits for them at the end.
+            if folder is not None:
+                path = folder / f"{step.step}.jsonl"
+                self._dump_futures.append(self._dump_executor.submit(write_record, path, step, rows, builder))
+            if self._tree_log is not None:
+                task = self._dump_executor.submit(self._tree_log.log, step.step, rows, builder, step.began)
+                self._dump_futures.append(task)
         except Exception:  # what can't be looked at afterwards is no reason to end a training
             logger.exception("the rollouts of step %d can't be recorded", self.global_steps)
 
-    def _record(self, batch: KVBatchMeta, timing_raw: dict[str, float], folder: Path) -> None:
-        """Read the step's rows, and let the record be written meanwhile."""
-        rows = read_rows(self.without_additions(batch), self._parts.grows_trees, self.replayed_steps)
-        if self._builder is None:
-            # Its own: a fast tokenizer that decodes here can't be set to pad or to cut in the main thread.
-            tokenizer = copy.deepcopy(self.tokenizer)
-            self._builder = RecordBuilder(TokenTexts(lambda ids: _decoded(tokenizer, ids), special_ids(tokenizer)))
-        step = RecordedStep(
+    def _recorded_step(self, rows: list[Row], timing_raw: dict[str, float]) -> RecordedStep:
+        return RecordedStep(
             step=self.global_steps,
             began=self._began or time.time(),
             seconds={name: round(float(seconds), 3) for name, seconds in timing_raw.items()},
             alarms=self._alarms.taken() if self._alarms is not None else (),
             size=len({row.prompt for row in rows}),
         )
-        path = folder / f"{self.global_steps}.jsonl"
-        # verl looks at what has become of these when it dumps again, and waits for them at the end.
-        self._dump_futures.append(self._dump_executor.submit(write_record, path, step, rows, self._builder))
+
+    def _record_builder(self) -> RecordBuilder:
+        if self._builder is None:
+            # Its own: a fast tokenizer that decodes here can't be set to pad or to cut in the main thread.
+            tokenizer = copy.deepcopy(self.tokenizer)
+            self._builder = RecordBuilder(TokenTexts(lambda ids: _decoded(tokenizer, ids), special_ids(tokenizer)))
+        return self._builder
 
 
 def write_record(path: Path, step: RecordedStep, rows: list[Row], builder: RecordBuilder) -> None:

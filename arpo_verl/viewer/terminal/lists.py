@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from arpo_verl.record import RecordedLeaf, RecordedPrompt, RecordedSegment, RecordedStep
+from arpo_verl.record.visible import one_line, question_of, visible
 from arpo_verl.rollout.tree import Decision, Refusal
-from arpo_verl.viewer.summary import GOOD_STATUSES, question_of
-from arpo_verl.viewer.terminal.text import number, one_line, visible
+from arpo_verl.viewer.summary import GOOD_STATUSES
+from arpo_verl.viewer.terminal.text import number
 
 SAMPLED, RESULT, FAILED, FORK, MUTED = "blue", "yellow", "red", "bold cyan", "dim"
 SNIPPET = 46

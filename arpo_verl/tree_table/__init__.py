@@ -1,0 +1,1 @@
+"""A table of trees, one row a leaf, as TensorBoard and W&B show it."""
