@@ -25,6 +25,7 @@ def test_one_flag_on_a_stock_command_gives_trees(world, tmp_path):
         "algorithm.adv_estimator=arpo",
         f"trainer.total_training_steps={STEPS}",
         "+arpo.seed=1",
+        "+arpo.log_trees=2",
         "trainer.logger=[console,file,tensorboard]",
         TENSORBOARD_DIR=str(tmp_path / "tensorboard"),
     )
@@ -43,7 +44,8 @@ def test_one_flag_on_a_stock_command_gives_trees(world, tmp_path):
         assert step["reward/score"] == pytest.approx(step["critic/score/mean"])
         assert 0 <= step["reward/format"] <= 1
         assert sum(value for key, value in step.items() if key.startswith("stop/")) == pytest.approx(1)
-    assert any((tmp_path / "tensorboard").rglob("events.*"))
+    events = b"".join(file.read_bytes() for file in (tmp_path / "tensorboard").rglob("events.*"))
+    assert events.count(b"arpo/trees") >= STEPS, "a table of trees for each step"
     assert sum(step["arpo/branches_per_prompt"] for step in steps) > 0
     assert sum(step["tools/calls"] for step in steps) > 0
     rollouts = list(read_steps(tmp_path))
