@@ -5,6 +5,7 @@ algorithm can use; `ArpoAgentLoopWorker` uses the same object to grow trees, so 
 but branching.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
@@ -170,11 +171,7 @@ class TreeAgentLoop(ToolAgentLoop):
         try:
             await PromptRollout(rollout_settings, self._arpo, rule, services).run()
         finally:
-            try:
-                await tools.states.close()
-            finally:
-                if signals is not None:
-                    await signals.close()
+            await _close(tools.states, signals)
 
     def _services(
         self,
@@ -274,6 +271,14 @@ class TreeAgentLoop(ToolAgentLoop):
                 RESPONSE_PREFIX: self.response_prefix,
             },
         )
+
+
+async def _close(*parts: Any) -> None:
+    """Close what was grown with, each whatever happens to the others; None is nothing to close."""
+    async with contextlib.AsyncExitStack() as stack:
+        for part in parts:
+            if part is not None:
+                stack.push_async_callback(part.close)
 
 
 @functools.cache
