@@ -323,7 +323,7 @@ class PromptRollout:
 
     def _refusal(self, leaf: Leaf) -> str:
         """Return why the rule is not asked at a fork point."""
-        if not self._tree.missing:
+        if leaf.is_forkable:
             return NO_LEAF_MISSING
         has_failed = any(is_infrastructure(call.status) for call in leaf.calls)
         return FAILED_CALL if has_failed and "infrastructure" in self._config.exclude else TOOL_CANNOT_FORK

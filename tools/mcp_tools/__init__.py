@@ -1,0 +1,7 @@
+"""Tools of a server that speaks the Model Context Protocol (extra `mcp`)."""
+
+from arpo_tools.mcp_tools.address import Address, Limits
+from arpo_tools.mcp_tools.server import McpServer
+from arpo_tools.mcp_tools.session import ServerError
+
+__all__ = ["Address", "Limits", "McpServer", "ServerError"]
