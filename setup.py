@@ -76,6 +76,8 @@ setup(
         "gpu": ["verl[vllm]>=0.9.1,<0.10"],
         "search": ["bm25s>=0.3.16"],
         "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
+        "mcp": ["mcp>=2"],  # tools of MCP servers; 1.x has other names and no `Client`
+        "gymnasium": ["gymnasium>=1.0"],  # its text worlds, which need none of its own extras
         "figures": requirements("recipes/requirements-figure.in"),
         "dev": [
             "pytest>=8",
@@ -86,6 +88,8 @@ setup(
             "mypy>=1.15",
             "playwright>=1.50",  # the viewer's pages, in Debian's chromium
             "matplotlib>=3.9",  # figures of runs
+            "mcp>=2",  # a real server
+            "gymnasium>=1.0",  # real text worlds
         ],
     },
     entry_points={

@@ -55,7 +55,9 @@ class EnvironmentTool(BaseTool):
         return str(described)
 
     async def create(self, instance_id: str | None = None, **kwargs: Any) -> tuple[str, ToolResponse]:
-        options = dict(kwargs.get("create_kwargs") or {})
+        # A table of rows has null where another row has an argument.
+        given = kwargs.get("create_kwargs") or {}
+        options = {name: value for name, value in given.items() if value is not None}
         return await self._add(instance_id or uuid4().hex, partial(self._world.begin, **options)), ToolResponse()
 
     async def fork(self, instance_id: str) -> str:
