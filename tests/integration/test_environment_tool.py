@@ -92,7 +92,7 @@ async def test_a_game_whose_replay_shows_something_else_does_not_branch(kind):
     tool = EnvironmentTool({**GAME, "environment": f"piped_worlds.{kind}"})
     grown = await grow([tool], Wanderer(["<game>back</game>", "<game>forth</game>"], turns=2, seed=4), 3)
     assert [leaf.parent for leaf in grown.leaves] == [None] * 3
-    assert grown.limits()[TOOL_CANNOT_FORK] == 1
+    assert grown.limits()[TOOL_CANNOT_FORK] == 2
 
 
 def tools_of(config: dict, create_kwargs: dict | None = None) -> tuple[VerlTools, EnvironmentTool]:

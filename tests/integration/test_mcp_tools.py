@@ -187,7 +187,7 @@ async def test_leaves_with_sessions_of_their_own_see_nothing_of_each_other_and_d
         assert made.server._sessions == set()
 
 
-@pytest.mark.parametrize("kind", ["stdio", "http"])
+@pytest.mark.parametrize("kind", [pytest.param("stdio", marks=pytest.mark.slow), "http"])
 async def test_sessions_branch_by_replay_and_each_leaf_sees_its_own(kind, address):
     config = COMMAND if kind == "stdio" else address
     with entry(**config, tools=["put", "show"], branching="replay", start_seconds=20.0) as made:
@@ -219,6 +219,7 @@ async def test_a_session_whose_replay_answers_something_else_does_not_branch(add
         assert made.server._sessions == set()
 
 
+@pytest.mark.slow
 async def test_a_session_that_dies_fails_its_leaf_alone():
     with entry(**COMMAND, tools=["put", "fail"], branching="replay") as made:
         settings = ToolSettings([], {}, 999, "left")
@@ -234,6 +235,7 @@ async def test_a_session_that_dies_fails_its_leaf_alone():
         assert made.server._sessions == set()
 
 
+@pytest.mark.slow
 async def test_a_server_without_sessions_is_a_failure_where_leaves_need_their_own(caplog):
     with http_server("stateless") as (address, _), entry(**address, tools=["put"]) as made:
         tools = VerlTools({"put": made.tools_of_entry[0]}, ToolSettings([], {}, 999, "right"))

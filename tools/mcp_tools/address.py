@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -73,10 +74,9 @@ class Address:
                     yield streams
             return
         timeout = httpx2.Timeout(limits.start_seconds, read=None)  # a call has its own limit
-        transport = _LimitedTransport(httpx2.AsyncHTTPTransport(), limits.max_result_bytes)
-        hooks = {"response": [seen.note]}
+        hooks: dict[str, list[Any]] = {"response": [seen.note, partial(_limit, limits.max_result_bytes)]}
         async with (
-            httpx2.AsyncClient(headers=self.headers, timeout=timeout, transport=transport, event_hooks=hooks) as client,
+            httpx2.AsyncClient(headers=self.headers, timeout=timeout, event_hooks=hooks) as client,
             streamable_http_client(self.url, http_client=client, max_sse_event_size=limits.max_result_bytes) as streams,
         ):
             yield streams
@@ -98,23 +98,15 @@ class Seen:
             self.refusal = response.status_code
 
 
-class _LimitedTransport(httpx2.AsyncBaseTransport):
-    """Ends an answer that is no stream of events above a number of bytes: the library would read all of it."""
-
-    def __init__(self, inner: httpx2.AsyncBaseTransport, most: int) -> None:
-        self._inner, self._most = inner, most
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await self._inner.handle_async_request(request)
-        if not response.headers.get("content-type", "").startswith("text/event-stream"):
-            response.stream = _LimitedStream(response.stream, self._most)
-        return response
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+async def _limit(most: int, response: httpx2.Response) -> None:
+    """End an answer that is no stream of events above a number of bytes: the library would read all of it."""
+    if not response.headers.get("content-type", "").startswith("text/event-stream"):
+        response.stream = _LimitedStream(response.stream, most)
 
 
 class _LimitedStream(httpx2.AsyncByteStream):
+    """Ends a body above a number of bytes."""
+
     def __init__(self, inner: Any, most: int) -> None:
         self._inner, self._most = inner, most
 

@@ -24,7 +24,7 @@ def shared_http() -> Iterator[dict]:
         yield address
 
 
-@pytest.fixture(scope="module", params=["stdio", "http"])
+@pytest.fixture(scope="module", params=[pytest.param("stdio", marks=pytest.mark.slow), "http"])
 def server(request, shared_http) -> Iterator[McpServer]:
     """A server that outlives what the tests do to it."""
     one = McpServer(Address(**(COMMAND if request.param == "stdio" else shared_http)), LIMITS)
@@ -88,7 +88,8 @@ def own_of(kind: str, stack: contextlib.ExitStack, limits: Limits = LIMITS) -> M
     return stack.enter_context(own(limits, **address))
 
 
-@pytest.mark.parametrize("kind", [pytest.param("stdio", marks=pytest.mark.slow), "http"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stdio", "http"])
 async def test_a_server_that_answers_nothing_any_more_is_a_failure_of_the_infrastructure(kind):
     with contextlib.ExitStack() as stack:
         server = own_of(kind, stack)
@@ -102,7 +103,7 @@ async def test_a_server_that_answers_nothing_any_more_is_a_failure_of_the_infras
             assert (await server.call("add", {"a": 1})).text == "2"
 
 
-@pytest.mark.parametrize("how", ["die", "garbage"])
+@pytest.mark.parametrize("how", ["die", pytest.param("garbage", marks=pytest.mark.slow)])
 async def test_a_process_that_dies_in_a_call_is_started_again_for_the_next_one(how):
     with own() as server:
         calls = [server.call("fail", {"how": how}), *(server.call("fail", {"how": "hang"}) for _ in range(3))]
@@ -134,6 +135,7 @@ async def test_a_result_that_is_too_large_ends_its_call_alone(server):
     assert (await server.call("add", {"a": 1})).text == "2"
 
 
+@pytest.mark.slow
 async def test_a_large_result_as_one_piece_of_json_is_not_read_to_its_end():
     with http_server("json") as (address, _), own(**address) as server:
         result = await server.call("fail", {"how": "huge"})
@@ -207,6 +209,7 @@ def lives(process: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 async def test_a_start_is_tried_again_after_a_pause(monkeypatch, tmp_path):
     monkeypatch.setattr(server_module, "PAUSE_SECONDS", 0.2)
     program = tmp_path / "server"
