@@ -18,6 +18,8 @@ from verl.tools.base_tool import BaseTool
 from verl.tools.schemas import ToolResponse
 
 from arpo_verl.integration.rollout import kept_instances, leaf_states
+from arpo_verl.rollout.leaf_record import LeafRecord
+from arpo_verl.rollout.metrics import tree_metrics
 from arpo_verl.rollout.tree import TOOL_CANNOT_FORK
 
 STEPS = [f"<step>{step}</step>" for step in ("north", "south", "east", "west")]
@@ -200,6 +202,10 @@ async def test_what_cannot_be_copied_stops_branching_there_and_costs_no_leaf(nam
     assert_each_has_its_own(grown)
     # The first leaf tries once, after its first call; then all that are missing start from the prompt.
     assert grown.limits() == {TOOL_CANNOT_FORK: 3, "no_leaf_missing": 12}
+    logged_metrics = tree_metrics({"p": [LeafRecord.from_leaf(leaf, 5) for leaf in grown.leaves]})
+    assert logged_metrics["arpo/fork_limit/tool_cannot_fork"] == 1
+    assert logged_metrics["arpo/fork_refused/tool_cannot_fork"] == 2 / 15
+    assert logged_metrics["arpo/fork_refused/no_leaf_missing"] == 12 / 15
     logged = [record.getMessage() for record in caplog.records if "can't be forked" in record.getMessage()]
     assert len(logged) == 1
     assert reason in logged[0]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -261,6 +262,17 @@ def test_calls_come_from_any_event_loop(server):
     for thread in threads:
         thread.join()
     assert sorted(results) == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("there", "message"),
+    [("None", "pip install 'arpo-verl[mcp]'"), ("types.ModuleType('mcp')", "pip install 'mcp>=2'")],
+)
+def test_without_the_package_or_with_an_old_one_it_says_what_to_install(there, message):
+    program = f"import sys, types\nsys.modules['mcp'] = {there}\nimport arpo_tools.mcp_tools"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("address", [{}, {"command": "x", "url": "http://x"}])
