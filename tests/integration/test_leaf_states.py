@@ -18,8 +18,10 @@ from verl.tools.base_tool import BaseTool
 from verl.tools.schemas import ToolResponse
 
 from arpo_verl.integration.rollout import kept_instances, leaf_states
+from arpo_verl.integration.rollout.tools import ToolSettings, VerlTools
 from arpo_verl.rollout.leaf_record import LeafRecord
 from arpo_verl.rollout.metrics import tree_metrics
+from arpo_verl.rollout.protocols import ToolCall
 from arpo_verl.rollout.tree import TOOL_CANNOT_FORK
 
 STEPS = [f"<step>{step}</step>" for step in ("north", "south", "east", "west")]
@@ -318,9 +320,6 @@ async def test_a_tool_that_reads_the_id_and_says_that_it_keeps_nothing_branches(
 
 
 async def test_calls_of_one_turn_use_one_instance_in_their_order(game):
-    from arpo_verl.integration.rollout.tools import ToolSettings, VerlTools
-    from arpo_verl.rollout.protocols import ToolCall
-
     tools, state = VerlTools({"step": game}, ToolSettings([], {}, 200, "left")), {}
     calls = [tools.execute(ToolCall("step", step), state, []) for step in "abcd"]
     answers = await asyncio.gather(*calls)
@@ -342,9 +341,6 @@ class Dropping(SqliteGame):
 
 
 async def test_a_call_that_failed_in_the_middle_is_not_made_again_on_the_same_state(tmp_path):
-    from arpo_verl.integration.rollout.tools import ToolSettings, VerlTools
-    from arpo_verl.rollout.protocols import ToolCall
-
     game = Dropping(tmp_path)
     tools, state = VerlTools({"step": game}, ToolSettings([], {}, 200, "left")), {}
     said = [await tools.execute(ToolCall("step", step), state, []) for step in ("north", "west", "west", "north")]
@@ -387,6 +383,26 @@ async def test_every_copy_is_released_once_when_the_rollout_is_cancelled(game):
     with pytest.raises(asyncio.CancelledError):
         await task
     assert game.events["fork"] > 0
+    assert game.is_released_once()
+
+
+async def test_an_instance_whose_making_fails_is_made_by_the_next_call(tmp_path):
+    class Shy(SqliteGame):
+        async def create(self, instance_id=None, **kwargs):
+            self.events["asked"] += 1
+            if self.events["asked"] == 1:
+                await asyncio.sleep(0)
+                raise ConnectionError("not yet")
+            return await super().create(instance_id, **kwargs)
+
+    game, state = Shy(tmp_path), {}
+    tools = VerlTools({"step": game}, ToolSettings([], {}, 200, "left"))
+    # The first fails; the others of its turn have waited for it, and use one instance.
+    answers = await asyncio.gather(*(tools.execute(ToolCall("step", step), state, []) for step in "abc"))
+    assert [answer.status for answer in answers] == ["infrastructure_error", "ok", "ok"]
+    assert [answer.text for answer in answers[1:]] == ["b", "b c"]
+    assert (await tools.execute(ToolCall("step", "d"), state, [])).text == "b c d"
+    await tools.states.close()
     assert game.is_released_once()
 
 

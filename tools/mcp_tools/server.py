@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import concurrent.futures
 import threading
 import time
 from collections.abc import Coroutine
@@ -60,7 +61,10 @@ class McpServer:
                 await session.close()
 
         seconds = self.limits.start_seconds + self.limits.call_seconds + CLOSE_SECONDS + _SPARE_SECONDS
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(seconds)
+        try:
+            return asyncio.run_coroutine_threadsafe(run(), self._loop).result(seconds)
+        except concurrent.futures.TimeoutError:
+            raise ServerError(f"MCP server {self.address.label} keeps its client busy") from None
 
     async def open(self) -> Session:
         """Open a session of one's own.

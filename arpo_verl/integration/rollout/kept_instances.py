@@ -126,26 +126,34 @@ class KeptInstances:
             InstanceLostError: an earlier call of the instance has raised or was cancelled.
             Exception: what the tool raised.
         """
-        kept = leaf.kept.setdefault(getattr(tool, "instance_name", tool.name), Kept(tool))
+        name = getattr(tool, "instance_name", tool.name)
+        while True:
+            kept = leaf.kept.setdefault(name, Kept(tool))
+            async with kept.turn:
+                if leaf.kept[name] is not kept:  # its making has failed while this call waited
+                    continue
+                if kept.lost:
+                    raise InstanceLostError(f"its state is lost, because a call has failed: {kept.lost}")
+                try:
+                    answer: ToolAnswer = await run_for(tool, partial(self._answer, kept, create_kwargs, execute))
+                except ArgumentError:
+                    raise
+                except BaseException as error:  # a cancellation too: the tool may be anywhere in its work
+                    if kept.id is None:
+                        leaf.kept[name] = Kept(tool)
+                    else:
+                        kept.lost = redact(f"{type(error).__name__}: {error}"[:500])
+                    raise
+                return answer
 
-        async def run() -> ToolAnswer:
-            if kept.id is None:
-                instance_id, _ = await tool.create(create_kwargs=create_kwargs)
-                await self._register(tool, instance_id)
-                kept.id = instance_id
-            return await execute(kept.id)
-
-        async with kept.turn:
-            if kept.lost:
-                raise InstanceLostError(f"its state is lost, because a call has failed: {kept.lost}")
-            try:
-                answer: ToolAnswer = await run_for(tool, run)
-            except ArgumentError:
-                raise
-            except BaseException as error:  # a cancellation too: the tool may be anywhere in its work
-                kept.lost = redact(f"{type(error).__name__}: {error}"[:500])
-                raise
-            return answer
+    async def _answer(
+        self, kept: Kept, create_kwargs: dict[str, Any], execute: Callable[[str], Awaitable[ToolAnswer]]
+    ) -> ToolAnswer:
+        if kept.id is None:
+            instance_id, _ = await kept.tool.create(create_kwargs=create_kwargs)
+            await self._register(kept.tool, instance_id)
+            kept.id = str(instance_id)
+        return await execute(kept.id)
 
     async def _register(self, tool: BaseTool, instance_id: Any) -> None:
         if not self._living.add(tool, instance_id):

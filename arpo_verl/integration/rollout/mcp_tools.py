@@ -14,6 +14,7 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 
 from arpo_tools import ToolResult, ToolStatus
 from arpo_tools.mcp_tools import Address, Limits, McpServer, ServerError
+from arpo_tools.mcp_tools.answers import failed
 from arpo_tools.mcp_tools.session import Session
 from arpo_verl.integration.rollout.mcp_schema import mcp_schema
 from arpo_verl.integration.rollout.tools import _options
@@ -54,7 +55,8 @@ class McpTool(BaseTool):
 class LeafSession:
     """A session that belongs to one leaf, with what has been called in it."""
 
-    session: Session
+    session: Session | None = None
+    """Opened by the first call."""
     calls: list[tuple[str, dict[str, Any], ToolResult]] = dataclasses.field(default_factory=list)
 
 
@@ -65,19 +67,20 @@ class McpSessions:
         self.server = server
         self.by_id: dict[str, LeafSession] = {}
 
-    async def open(self) -> str:
-        """Open a session and return its instance id.
-
-        Raises:
-            arpo_tools.mcp_tools.ServerError: the server does not start.
-        """
+    def begin(self) -> str:
+        """Return the instance id of a new session."""
         instance_id = uuid4().hex
-        self.by_id[instance_id] = LeafSession(await self.server.open())
+        self.by_id[instance_id] = LeafSession()
         return instance_id
 
     async def call(self, instance_id: str, name: str, arguments: dict[str, Any]) -> ToolResult:
         """Call a tool in a leaf's session."""
         leaf = self.by_id[instance_id]
+        if leaf.session is None:
+            try:
+                leaf.session = await self.server.open()
+            except Exception as error:  # nothing has been called: the next call may try again
+                return failed(name, error)
         result = await self.server.call(name, arguments, leaf.session)
         leaf.calls.append((name, arguments, result))
         return result
@@ -91,7 +94,7 @@ class McpSessions:
         known = list(self.by_id[instance_id].calls)
         if (last := next((one for *_, one in known if one.status not in DEFINITE), None)) is not None:
             raise CannotForkError(f"a call has ended as {last.status.value}: what it has changed is not known")
-        new = await self.open()
+        new = self.begin()
         try:
             for name, arguments, expected in known:
                 result = await self.call(new, name, arguments)
@@ -108,7 +111,7 @@ class McpSessions:
     async def close(self, instance_id: str) -> None:
         """Close a leaf's session."""
         leaf = self.by_id.pop(instance_id, None)
-        if leaf is not None:
+        if leaf is not None and leaf.session is not None:
             await self.server.close_session(leaf.session)
 
 
@@ -126,7 +129,7 @@ class McpSessionTool(McpTool):
         self.can_fork = branching == "replay"
 
     async def create(self, instance_id: str | None = None, **kwargs: Any) -> tuple[str, ToolResponse]:
-        return await self._sessions.open(), ToolResponse()
+        return self._sessions.begin(), ToolResponse()
 
     async def _answer(self, instance_id: str, arguments: dict[str, Any]) -> ToolResult:
         return await self._sessions.call(instance_id, self._remote, arguments)
