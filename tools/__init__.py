@@ -1,5 +1,7 @@
 """Tools for agents, usable with or without verl: a Python interpreter, search engines and a page browser.
 
+Worlds to act in are in `arpo_tools.environment`, tools of MCP servers in `arpo_tools.mcp_tools`.
+
 Every tool is a `Tool`: a name and one coroutine from the model's text to a `ToolResult`. A tool never raises into the
 rollout; what went wrong is in the result's status.
 """

@@ -68,6 +68,10 @@ def _entropy_metrics(leaves: Sequence[LeafRecord]) -> dict[str, float]:
     metrics |= {name: statistics.fmean(values) for name, values in seen.items() if values}
     for limit, count in Counter(decision.limit for decision in decisions).items():
         metrics[f"arpo/fork_limit/{limit}"] = count / len(decisions)
+    refused = Counter(refusal.reason for leaf in leaves for refusal in leaf.refusals)
+    points = refused.total() + sum(decision.round is None for decision in decisions)
+    for reason, count in refused.items():
+        metrics[f"arpo/fork_refused/{reason}"] = count / points
     return metrics
 
 

@@ -112,13 +112,28 @@ class Tools(Protocol):
 
         Args:
             call: the model's call.
-            state: the leaf's state, in which a tool may keep values; a fork gets a deep copy of it.
+            state: the leaf's state, in which a tool may keep values; a fork gets a copy of it (`LeafStates`).
             messages: the conversation since the prompt, where the syntax gives messages.
         """
         ...
 
     def can_fork(self, name: str) -> bool:
         """Whether a leaf that has called this tool may still fork: false where its state can't be copied."""
+        ...
+
+
+class LeafStates(Protocol):
+    """Copies and ends the states that `Tools` keep for leaves."""
+
+    async def fork(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        """Return a copy for another leaf, which shares nothing that either may change; None where there can be none.
+
+        Never raises, logs why there is none, and takes a limited time.
+        """
+        ...
+
+    def release(self, state: dict[str, Any]) -> None:
+        """End a state that no leaf uses any more. Does not wait, and may be called again."""
         ...
 
 

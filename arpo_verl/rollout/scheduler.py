@@ -87,7 +87,7 @@ class PromptRollout:
             self._top_up()
             await self._grow_living()
             while self._tree.missing:
-                self._start_round()
+                await self._start_round()
                 await self._grow_living()
             await self._run_all(self._release_held())
         finally:
@@ -97,15 +97,20 @@ class PromptRollout:
         """Grow the living leaves, and what forks from them meanwhile, to their ends."""
         await (self._grow_in_lockstep() if self._is_lockstep else self._tasks.join())
 
-    def _start_round(self) -> None:
+    async def _start_round(self) -> None:
         """Start the forks of a round, and from the prompt what is missing beyond the rounds to come."""
         tree = self._tree
         tree.rounds += 1
         generator = random.Random(f"{self._settings.seed}/round {tree.rounds}")
         state = Round(tree, turn_points(tree.ended), self._settings.vocabulary_size, generator)
+        planned, places = [], tree.missing
         for point, decision in self._rule.plan_round(state):
-            decision = self._limited_to_budget(decision, surprisals(point.segment.logprobs), "plan_round")
-            self._carry_out(point, replace(decision, fork_token=point.snapshot.tokens, round=tree.rounds))
+            decision = self._limited(decision, places, surprisals(point.segment.logprobs), "plan_round")
+            planned.append((point, *await self._with_copies(point, decision)))
+            places -= planned[-1][1].forks
+        # All copies before the first leaf: one that ended while others are copied would be topped up for them.
+        for point, decision, copies in planned:
+            self._carry_out(point, replace(decision, fork_token=point.snapshot.tokens, round=tree.rounds), copies)
         self._top_up()
         if not tree.living:  # a rule that keeps places and gives none away
             self._start_top_ups(tree.missing)
@@ -113,15 +118,31 @@ class PromptRollout:
             for publication in self._release_held():
                 self._tasks.start(publication)
 
-    def _carry_out(self, point: TurnPoint, decision: Decision) -> None:
+    async def _with_copies(self, point: TurnPoint, decision: Decision) -> tuple[Decision, list[dict[str, Any]]]:
+        """Return a decision of a round with as many forks as copies of the turn's state can be made, and these."""
+        if point.is_first or point.snapshot.state is None:
+            return decision, []
+        copies = await self._copies(point.snapshot.state["tool_state"], decision.forks)
+        if len(copies) < decision.forks:
+            decision = replace(decision, forks=len(copies), limit=TOOL_CANNOT_FORK)
+        return decision, copies
+
+    def _carry_out(self, point: TurnPoint, decision: Decision, copies: list[dict[str, Any]]) -> None:
         """Start the forks of a turn and record the decision with the leaf that sampled it."""
-        for _ in range(decision.forks):
+        for number in range(decision.forks):
             if point.is_first:
                 self._tree.resampled_roots += 1
                 self._start_root(is_top_up=False)
             else:
-                self._fork(point.leaf, at=point.snapshot)
+                self._fork(point.leaf, copies[number], at=point.snapshot)
         point.leaf.decisions.append(decision)
+
+    async def _copies(self, state: dict[str, Any], number: int) -> list[dict[str, Any]]:
+        """Return as many copies of the tools' state as can be made, `number` at most."""
+        copies: list[dict[str, Any]] = []
+        while len(copies) < number and (one := await self._services.states.fork(state)) is not None:
+            copies.append(one)
+        return copies
 
     def _release_held(self) -> list[Coroutine[Any, Any, None]]:
         """Return what publishes the leaves that nothing can be decided about any more."""
@@ -178,11 +199,11 @@ class PromptRollout:
     async def _grow(self, leaf: Leaf) -> None:
         """The `async` schedule of one leaf."""
         while leaf.stop_reason is None:
-            self._decide_before_turn(leaf)
-            self._keep_snapshot(leaf)
+            await self._decide_before_turn(leaf)
+            await self._keep_snapshot(leaf)
             watched = self._watched_tokens(leaf)
             start = await self._turns.begin(leaf, watched, self._is_probed(leaf))
-            self._read_entropies(leaf, start, watched)
+            await self._read_entropies(leaf, start, watched)
             await self._turns.end(leaf, start)
             self._count_turn(leaf)
             if leaf.stop_reason is not None:
@@ -204,17 +225,17 @@ class PromptRollout:
         living = self._tree.living
         while living:
             for leaf in list(living.values()):
-                self._decide_before_turn(leaf)
+                await self._decide_before_turn(leaf)
             leaves = list(living.values())
             for leaf in leaves:
-                self._keep_snapshot(leaf)
+                await self._keep_snapshot(leaf)
             watched = [self._watched_tokens(leaf) for leaf in leaves]
             starts = await self._run_all(
                 self._turns.begin(leaf, tokens, self._is_probed(leaf))
                 for leaf, tokens in zip(leaves, watched, strict=True)
             )
             for leaf, start, tokens in zip(leaves, starts, watched, strict=True):
-                self._read_entropies(leaf, start, tokens)
+                await self._read_entropies(leaf, start, tokens)
             await self._run_all(self._turns.end(leaf, start) for leaf, start in zip(leaves, starts, strict=True))
             for leaf in leaves:
                 self._count_turn(leaf)
@@ -237,12 +258,14 @@ class PromptRollout:
     def _remove(self, leaf: Leaf) -> None:
         del self._tree.living[leaf.number]
         self._tree.ended.append(leaf)
+        self._services.states.release(leaf.tool_state)
         self._start_planned_roots()
 
-    def _keep_snapshot(self, leaf: Leaf) -> None:
+    async def _keep_snapshot(self, leaf: Leaf) -> None:
         """Remember the start of a turn that a round may sample again."""
         if self._rule.forks_in_rounds and self._tree.missing:
-            leaf.keep_snapshot()
+            copies = await self._copies(leaf.tool_state, 1) if leaf.is_forkable else []
+            leaf.keep_snapshot(copies[0] if copies else None, can_fork=bool(copies))
 
     def _can_fork(self, leaf: Leaf) -> bool:
         """Whether the leaf is at a fork point and the tree has a place for another leaf."""
@@ -269,13 +292,13 @@ class PromptRollout:
         waits = self._decides_after_first_tokens and self._can_fork(leaf)
         return waits or self._config.entropy_source == "topk"
 
-    def _read_entropies(self, leaf: Leaf, start: TurnStart, watched: int) -> None:
+    async def _read_entropies(self, leaf: Leaf, start: TurnStart, watched: int) -> None:
         """Keep the measured entropies; at a fork point, decide about branching."""
         if not watched:
             return
         entropies = self._entropies(start.generation)
         if self._decides_after_first_tokens and leaf.is_at_fork_point and entropies:
-            self._decide(leaf, entropies)
+            await self._decide(leaf, entropies)
         leaf.turn_entropies.append(entropies)
         leaf.watched_turns.append(WatchedTurn(leaf.length, entropies))
 
@@ -290,22 +313,22 @@ class PromptRollout:
             )
         return generation.entropies[:expected]
 
-    def _decide_before_turn(self, leaf: Leaf) -> None:
+    async def _decide_before_turn(self, leaf: Leaf) -> None:
         """Decide before anything is sampled after the result, by the last turn's entropies where those are watched."""
         if self._may_branch and self._rule.forks_online and leaf.is_at_fork_point and not self._can_fork(leaf):
             leaf.refusals.append(Refusal(leaf.length, self._refusal(leaf)))
         if not self._decides_after_first_tokens and self._can_fork(leaf):
             is_measured = Watch.EVERY_TURN in self._rule.watches and leaf.turn_entropies
-            self._decide(leaf, leaf.turn_entropies[-1] if is_measured else [])
+            await self._decide(leaf, leaf.turn_entropies[-1] if is_measured else [])
 
     def _refusal(self, leaf: Leaf) -> str:
         """Return why the rule is not asked at a fork point."""
-        if not self._tree.missing:
+        if leaf.is_forkable:
             return NO_LEAF_MISSING
         has_failed = any(is_infrastructure(call.status) for call in leaf.calls)
         return FAILED_CALL if has_failed and "infrastructure" in self._config.exclude else TOOL_CANNOT_FORK
 
-    def _decide(self, leaf: Leaf, entropies: list[float]) -> None:
+    async def _decide(self, leaf: Leaf, entropies: list[float]) -> None:
         """Fork at the end of the tool result, as often as the rule says and the budget allows."""
         generator = RecordedDraws(f"{self._settings.seed}/{leaf.path}.{leaf.tool_calls}")
         point = ForkPoint(
@@ -318,27 +341,34 @@ class PromptRollout:
             turns_left=self._turns.turns_left(leaf),
             source=self._settings.source,
         )
-        decision = self._limited_to_budget(self._rule.decide(point), entropies, "decide")
-        for _ in range(decision.forks):
-            self._fork(leaf)
+        decision = self._limited(self._rule.decide(point), self._tree.missing, entropies, "decide")
+        copies = await self._copies(leaf.tool_state, decision.forks)
+        if len(copies) < decision.forks:
+            decision = replace(decision, forks=len(copies), limit=TOOL_CANNOT_FORK)
+            leaf.is_forkable = False
+        if self._tree.missing < decision.forks:  # others have forked while this leaf's state was copied
+            decision = replace(decision, forks=self._tree.missing, limit=NO_LEAF_MISSING)
+        for copy in copies[: decision.forks]:
+            self._fork(leaf, copy)
+        for surplus in copies[decision.forks :]:
+            self._services.states.release(surplus)
         leaf.decisions.append(replace(decision, fork_token=leaf.length, draws=generator.drawn))
         leaf.is_at_fork_point = False
         self._top_up()
 
-    def _fork(self, leaf: Leaf, at: TurnSnapshot | None = None) -> None:
+    def _fork(self, leaf: Leaf, tool_state: dict[str, Any], at: TurnSnapshot | None = None) -> None:
         """Start a leaf at the present end of another, or at the start of a turn to sample again."""
         node = f"{leaf.path}.{leaf.tool_calls if at is None else at.tool_calls}"
         forks = self._tree.forks_at
-        self._start(leaf.fork(self._tree.created, f"{node}.{forks[node]}", at))
+        self._start(leaf.fork(self._tree.created, f"{node}.{forks[node]}", at, tool_state))
         forks[node] += 1
 
-    def _limited_to_budget(self, decision: Decision, entropies: list[float], method: str) -> Decision:
+    def _limited(self, decision: Decision, places: int, entropies: list[float], method: str) -> Decision:
         """Return what a method of the rule has decided, with as many forks as there are places."""
         if not isinstance(decision, Decision) or decision.forks < 0:
             raise TypeError(
                 f"{type(self._rule).__name__}.{method} returned {decision!r}; expected a Decision with 0 forks or more"
             )
-        places = self._tree.missing
         limit = decision.limit if decision.forks <= places else NO_LEAF_MISSING
         mean = sum(entropies) / len(entropies) if entropies else None
         return replace(decision, forks=min(decision.forks, places), limit=limit, entropy=mean)

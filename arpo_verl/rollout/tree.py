@@ -6,7 +6,6 @@ shared tokens.
 """
 
 import copy
-import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,8 +14,6 @@ from enum import Enum
 from typing import Any
 
 from arpo_verl.config.training import LeafFault
-
-logger = logging.getLogger(__name__)
 
 
 class StopReason(str, Enum):
@@ -112,7 +109,8 @@ class Decision:
     forks: int
     """The number of leaves to create."""
     limit: str
-    """Why there were not more, in a word or two that metrics can count: the rule's, or `NO_LEAF_MISSING`."""
+    """Why there were not more, in a word or two that metrics can count: the rule's, `NO_LEAF_MISSING`, or
+    `TOOL_CANNOT_FORK` where a copy of the tools' state failed."""
     entropy_change: float | None = None
     """ΔH, where the rule looks at it."""
     branch_score: float | None = None
@@ -218,7 +216,7 @@ class Leaf:
     is_at_fork_point: bool = field(default=False, metadata=OWN)
     """A tool has been called and branching after its result has not been decided."""
     is_forkable: bool = True
-    """False once a tool was called whose state can't be copied."""
+    """False once a tool was called whose state can't be copied, or once a copy has failed."""
     tool_calls: int = 0
     """Calls made, those of the prefix included."""
     tool_turns: int = 0
@@ -289,25 +287,28 @@ class Leaf:
         return faults
 
     def _inherited_state(self) -> dict[str, Any]:
-        return {
-            one.name: copy.deepcopy(getattr(self, one.name)) for one in fields(self) if not one.metadata.get("is_own")
-        }
+        """Return copies of what a fork inherits, but for the tools' state."""
+        inherited = [one.name for one in fields(self) if not one.metadata.get("is_own") and one.name != "tool_state"]
+        return {name: copy.deepcopy(getattr(self, name)) for name in inherited}
 
-    def keep_snapshot(self) -> None:
-        """Remember the state at the start of a turn. One that can't be copied, against what its tool says, is left
-        out: the leaf itself goes on."""
-        try:
-            state = self._inherited_state() if self.is_forkable else None
-        except Exception as error:  # whatever the copying of a tool's own objects raises
-            logger.warning(
-                "leaf %s can't be forked at turn %d: its state can't be copied: %r", self.path, self.tool_turns, error
-            )
-            state = None
+    def keep_snapshot(self, tool_state: dict[str, Any] | None = None, can_fork: bool = True) -> None:
+        """Remember the state at the start of a turn.
+
+        Args:
+            tool_state: a copy of the tools' state; None makes a deep one.
+            can_fork: false where that state can't be copied: nothing forks here.
+        """
+        state = None
+        if can_fork:
+            copied = copy.deepcopy(self.tool_state) if tool_state is None else tool_state
+            state = {**self._inherited_state(), "tool_state": copied}
         seconds = time.monotonic() - self.started
         snapshot = TurnSnapshot(self.tool_turns, len(self.segments), self.length, self.tool_calls, seconds, state)
         self.snapshots.append(snapshot)
 
-    def fork(self, number: int, path: str, at: TurnSnapshot | None = None) -> "Leaf":
+    def fork(
+        self, number: int, path: str, at: TurnSnapshot | None = None, tool_state: dict[str, Any] | None = None
+    ) -> "Leaf":
         """Return a leaf that shares a prefix and has a copy of every state.
 
         Args:
@@ -315,13 +316,16 @@ class Leaf:
             path: the new leaf's.
             at: the start of the turn to sample again, one of `snapshots`; None goes on from the present end. The time
                 between then and now is not counted against the new leaf, which nobody has grown meanwhile.
+            tool_state: a copy of the tools' state there; None makes a deep one.
         """
         if at is None:
-            inherited, tokens = self._inherited_state(), self.length
+            inherited, tokens = self._inherited_state() | {"tool_state": self.tool_state}, self.length
         else:
             assert at.state is not None, f"leaf {self.path} can't fork at turn {at.turn}"
-            inherited, tokens = copy.deepcopy(at.state), at.tokens
+            kept = {name: value for name, value in at.state.items() if name != "tool_state"}
+            inherited, tokens = copy.deepcopy(kept) | {"tool_state": at.state["tool_state"]}, at.tokens
             inherited["started"] = time.monotonic() - at.seconds
+        inherited["tool_state"] = copy.deepcopy(inherited["tool_state"]) if tool_state is None else tool_state
         return Leaf(
             number=number,
             path=path,

@@ -14,11 +14,13 @@ from arpo_verl.rollout.protocols import (
     Generation,
     GenerationRequest,
     InferenceEngine,
+    LeafStates,
     ToolCall,
     Tools,
     Turn,
 )
 from arpo_verl.rollout.seeds import derived_seed
+from arpo_verl.rollout.states import DEEP_COPIES
 from arpo_verl.rollout.tree import ExecutedCall, Leaf, Segment, StopReason, is_infrastructure
 
 
@@ -58,6 +60,8 @@ class RolloutServices:
     score: Callable[[Leaf], Coroutine[Any, Any, None]] | None = None
     """Sets a finished leaf's `reward`, for rules that need it; takes a limited time and never raises. None: rewards are
     not known during the rollout."""
+    states: LeafStates = DEEP_COPIES
+    """Copies the tools' state of a leaf that forks, and ends that of a leaf that has ended."""
 
 
 @dataclass(frozen=True)

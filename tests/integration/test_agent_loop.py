@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from branching_worlds import SqliteGame
 from hydra import compose, initialize_config_module
 from tokenizers import AddedToken, processors
 from verl.experimental.agent_loop.agent_loop import DictConfigWrap, ToolListWrap
@@ -201,6 +202,30 @@ async def test_native_calls_branch_at_the_end_of_the_result_and_a_tools_state_fo
     assert parent.tool_state == fork.tool_state == {"count": 2}
     assert len(counter.conversations) == 3
     assert [message["role"] for message in counter.conversations[1]] == ["user", "assistant", "tool", "assistant"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_tool_with_a_fork_has_an_instance_for_each_leaf_and_all_are_released_whatever_happens(tmp_path, fails):
+    knobs = ["arpo.base_probability=1.0", "arpo.entropy_weight=0", "arpo.probe_tokens=3"]
+    game = SqliteGame(tmp_path)
+    turns = [f"{call('step', text='north')}<|im_end|>", f"{call('step', text='east')}<|im_end|>", "Done<|im_end|>"]
+
+    def write(context: str) -> str:
+        if fails and context.count("north east"):
+            raise RuntimeError("the server is gone")
+        return turns[context.count("<|assistant|>") - 1][len(unanswered(context)) :]
+
+    ours, server = loop(TreeAgentLoop, write, *knobs, with_tools=[game])
+    request = TreeRequest(leaves=3, rule=build_rule(ours._arpo), seed="s")
+    if fails:
+        with pytest.raises(RuntimeError, match="the server is gone"):
+            await grow(ours, request)
+    else:
+        for leaf, output in await grow(ours, request):
+            assert [executed.result for executed in leaf.calls] == ["north", "north east"]
+            assert server.tokenizer.decode(output.response_ids).count("north east") == 1
+    assert game.events["fork"] >= 1
+    assert game.is_released_once()
 
 
 async def test_native_calls_fork_in_rounds_from_the_messages_and_the_state_of_then():

@@ -240,7 +240,7 @@ def test_a_state_that_cannot_be_copied_against_what_its_tool_says_costs_no_leaf(
     leaves = grow(rule, engine=ScriptedEngine(write), tools=Pretending(None))
     assert rule.seen == [[(0, 0), (0, 1)]]
     assert [leaf.parent for leaf in leaves] == [None, 0, 0, 0]
-    assert "leaf 0 can't be forked at turn 2: its state can't be copied: TypeError" in caplog.text
+    assert "a leaf can't be forked: its tools' state can't be copied: TypeError" in caplog.text
 
 
 def test_a_turn_without_a_token_is_not_offered():

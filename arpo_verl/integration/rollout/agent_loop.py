@@ -5,6 +5,7 @@ algorithm can use; `ArpoAgentLoopWorker` uses the same object to grow trees, so 
 but branching.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
@@ -162,32 +163,33 @@ class TreeAgentLoop(ToolAgentLoop):
                 output.extra_fields[SIGNALS] = (await signals.of_leaf(leaf)).as_dict()
             await on_leaf(leaf, output)
 
-        services = self._services(prompt, sample, engine, hand_over, score_leaf)
+        tools = VerlTools(prompt.tools, self._tool_settings(prompt, sample))
+        services = self._services(prompt, tools, engine, hand_over, score_leaf)
         source = str(sample.get("data_source") or "")
         rollout_settings = self._rollout_settings(prompt.token_ids, request, bool(prompt.tools), source)
         rule = request.rule or Linear(self._arpo)
         try:
             await PromptRollout(rollout_settings, self._arpo, rule, services).run()
         finally:
-            if signals is not None:
-                await signals.close()
+            await _close(tools.states, signals)
 
     def _services(
         self,
         prompt: RenderedPrompt,
-        sample: dict[str, Any],
+        tools: VerlTools,
         engine: ServerEngine,
         hand_over: Callable[[Leaf], Coroutine[Any, Any, None]],
         score_leaf: Callable[[Leaf], Coroutine[Any, Any, None]],
     ) -> RolloutServices:
         return RolloutServices(
             engine,
-            VerlTools(prompt.tools, self._tool_settings(prompt, sample)),
+            tools,
             prompt.syntax,
             hand_over,
             slot("request", self._arpo.max_requests_in_flight),
             slot("tool call", self._arpo.max_tool_calls_in_flight),
             score_leaf,
+            tools.states,
         )
 
     async def rendered(self, sample: dict[str, Any]) -> RenderedPrompt:
@@ -225,6 +227,7 @@ class TreeAgentLoop(ToolAgentLoop):
             sample.get("tools_kwargs") or {},
             multi_turn.max_tool_response_length,
             multi_turn.tool_response_truncate_side,
+            self._arpo.max_call_seconds,
         )
 
     def _rollout_settings(
@@ -268,6 +271,14 @@ class TreeAgentLoop(ToolAgentLoop):
                 RESPONSE_PREFIX: self.response_prefix,
             },
         )
+
+
+async def _close(*parts: Any) -> None:
+    """Close what was grown with, each whatever happens to the others; None is nothing to close."""
+    async with contextlib.AsyncExitStack() as stack:
+        for part in parts:
+            if part is not None:
+                stack.push_async_callback(part.close)
 
 
 @functools.cache

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from verl.experimental.agent_loop.tool_agent_loop import AgentData
 from verl.tools.base_tool import BaseTool
 from verl.tools.function_tool import FunctionTool, normalize_function_tool_return
 from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
@@ -19,6 +18,8 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 from arpo_tools import ArgumentError, Tool, ToolResult, ToolStatus, open_python, open_search
 from arpo_tools.redaction import redact
 from arpo_verl.integration.rollout.call_arguments import fitted
+from arpo_verl.integration.rollout.kept_instances import keeps_instance, run_for
+from arpo_verl.integration.rollout.leaf_states import LeafData, VerlStates, instances_of
 from arpo_verl.rollout.protocols import ToolAnswer, ToolCall
 from arpo_verl.rollout.tool_text import valid_text
 from arpo_verl.rollout.tool_threads import run_in_thread, tool_loop
@@ -74,6 +75,8 @@ def _options(config: dict[str, Any]) -> dict[str, Any]:
 class PythonTool(_ArpoTool):
     """`arpo_tools.open_python`; the keys under `config` are its arguments."""
 
+    blocks_nothing = True
+
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
         tool = open_python(**_options(config))
         schema = tool_schema or _schema("python", tool.description, "code", "The program to run.")
@@ -83,6 +86,8 @@ class PythonTool(_ArpoTool):
 class SearchTool(_ArpoTool):
     """`arpo_tools.open_search`; the keys under `config` are its arguments, `backend` first (default: `local`)."""
 
+    blocks_nothing = True
+
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
         schema = tool_schema or _schema("search", "Search for passages.", "query", "The words to look for.")
         super().__init__(open_search(**_options(config)), schema)
@@ -90,6 +95,8 @@ class SearchTool(_ArpoTool):
 
 class BrowserTool(_ArpoTool):
     """`arpo_tools.page_browser.PageBrowser`; the keys under `config` are the fields of its `BrowserOptions`."""
+
+    blocks_nothing = True
 
     def __init__(self, config: dict[str, Any], tool_schema: OpenAIFunctionToolSchema | None = None) -> None:
         # Imported here because it needs aiohttp and the extra `web`, which a run without a browser does not.
@@ -99,9 +106,6 @@ class BrowserTool(_ArpoTool):
             "browse", "Read a web page or a PDF.", "url", "The address, which may be followed by a question."
         )
         super().__init__(PageBrowser(**_options(config)), schema)
-
-
-OWN_TOOLS = (PythonTool, SearchTool, BrowserTool)
 
 
 @dataclass(frozen=True)
@@ -116,20 +120,21 @@ class ToolSettings:
     """Characters of a result that the model sees (`multi_turn.max_tool_response_length`)."""
     truncate_side: str
     """`left`, `right` or `middle` (`multi_turn.tool_response_truncate_side`)."""
+    fork_seconds: float = 30.0
+    """Time that the copy of a leaf's state may take."""
 
 
 class VerlTools:
-    """The scheduler's `Tools` over verl's: `BaseTool` and function tools."""
+    """The scheduler's `Tools` over verl's, `BaseTool` and function tools, for one prompt."""
 
     def __init__(self, tools: dict[str, BaseTool | FunctionTool], settings: ToolSettings) -> None:
         self._tools = tools
         self._settings = settings
+        self.states = VerlStates(settings.fork_seconds)
+        """The scheduler's `LeafStates`; whoever makes this closes them."""
 
     def can_fork(self, name: str) -> bool:
-        """Whether the tool's state, which it keeps in `agent_data.extra_fields`, can be copied for a fork.
-
-        A tool says that it can't by an attribute `can_fork = False`.
-        """
+        """Whether the tool's state is to be copied for a fork. A tool says that it can't by `can_fork = False`."""
         return bool(getattr(self._tools.get(name), "can_fork", True))
 
     async def execute(self, call: ToolCall, state: dict[str, Any], messages: Sequence[dict[str, Any]]) -> ToolAnswer:
@@ -149,43 +154,39 @@ class VerlTools:
         try:
             if isinstance(tool, FunctionTool):
                 return await _call_function(tool, arguments)
-            return await self._execute_instance(tool, arguments, self._agent_data(state, messages))
+            return await self._execute_instance(tool, arguments, state, messages)
         except ArgumentError as error:
             return ToolAnswer(_told(call, error), MODEL_ERROR)
         except Exception as error:
             _log_failure(call, error)
             return ToolAnswer(_told(call, error), INFRASTRUCTURE_ERROR)
 
-    def _agent_data(self, state: dict[str, Any], messages: Sequence[dict[str, Any]]) -> AgentData:
-        """Return what verl hands to a tool; the tool keeps its own in `extra_fields`, which is the leaf's state."""
-        agent_data = AgentData(
-            messages=[*self._settings.prompt, *messages],
-            image_data=[],
-            video_data=[],
-            audio_data=None,
-            mm_processor_kwargs=None,
-            metrics={},
-            request_id="",
-            tools_kwargs=self._settings.tools_kwargs,
-        )
-        agent_data.extra_fields = state
-        return agent_data
+    async def _execute_instance(
+        self, tool: BaseTool, arguments: dict[str, Any], state: dict[str, Any], messages: Sequence[dict[str, Any]]
+    ) -> ToolAnswer:
+        kwargs = self._settings.tools_kwargs
+        create_kwargs = kwargs.get(tool.name, {}).get("create_kwargs", {})
+        shown = [*self._settings.prompt, *messages]
+        agent_data = LeafData(state, tool, messages=shown, tools_kwargs=kwargs)
+        self.states.begin(state)
 
-    async def _execute_instance(self, tool: BaseTool, arguments: dict[str, Any], agent_data: AgentData) -> ToolAnswer:
-        create_kwargs = self._settings.tools_kwargs.get(tool.name, {}).get("create_kwargs", {})
+        async def execute(instance_id: str) -> ToolAnswer:
+            returned = tool.execute(instance_id, arguments, agent_data=agent_data)
+            if inspect.isawaitable(returned):  # else it is an ordinary method, against verl's interface
+                returned = await returned
+            return answer_of(tool.name, returned)
 
         async def run() -> ToolAnswer:
             instance_id, _ = await tool.create(create_kwargs=create_kwargs)
             try:
-                returned = tool.execute(instance_id, arguments, agent_data=agent_data)
-                if inspect.isawaitable(returned):  # else it is an ordinary method, against verl's interface
-                    returned = await returned
+                return await execute(instance_id)
             finally:
                 await tool.release(instance_id)
-            return answer_of(tool.name, returned)
 
-        # Ours block nothing; of others that is not known.
-        return await (run() if isinstance(tool, OWN_TOOLS) else tool_loop(tool.name).run(run))
+        if keeps_instance(tool):
+            return await self.states.kept.call(tool, instances_of(state), create_kwargs, execute)
+        answer: ToolAnswer = await run_for(tool, run)
+        return answer
 
 
 async def _call_function(tool: FunctionTool, arguments: dict[str, Any]) -> ToolAnswer:
