@@ -1,5 +1,6 @@
 """Intervals by bootstrap over prompts, of quantities that are functions of means over prompts."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -13,6 +14,9 @@ from arpo_verl.figures.estimates import t_quantile
 RESAMPLES = 2000
 FEWEST_PROMPTS = 8
 """Below this many the spread between prompts is not known well enough for an interval."""
+NORMAL = NormalDist()
+SMALLEST_SHARE = 0.05
+"""Of the resamples on one side of the value: what more lopsided ones say of the bias is not believed."""
 FEWEST_FINITE = 0.99
 """The share of resamples in which a quantity has to exist; where it does not, too few prompts bear on it."""
 
@@ -59,11 +63,15 @@ class Resampled:
         means = counts @ np.stack([sums[name] for name in names], axis=1) / self.prompts
         self.means: Means = {name: means[:, place] for place, name in enumerate(names)}
         # Percentiles are too narrow by √((n - 1) / n) and by the normal's quantile in the place of Student's t.
-        width = t_quantile(self.prompts - 1) * np.sqrt(self.prompts / max(1, self.prompts - 1))
-        self._tail = 1 - NormalDist().cdf(float(width))
+        freedom = max(1, self.prompts - 1)
+        self._width = t_quantile(freedom) * math.sqrt(self.prompts / freedom)
 
     def interval(self, quantity: Callable[[Means], Values]) -> Interval | None:
         """Return a quantity with its interval: percentiles of the resamples, widened for few prompts.
+
+        Each end is that of the percentiles or of the bias-corrected ones (Efron and Tibshirani 1993, section 14.3,
+        without acceleration), whichever is farther out. They differ where a quantity has its largest value inside the
+        range of what is measured, so that every error makes it smaller.
 
         Args:
             quantity: of means, elementwise.
@@ -78,5 +86,13 @@ class Resampled:
         is_finite = np.isfinite(values)
         if not is_finite[0] or is_finite[1:].mean() < FEWEST_FINITE:
             return None
-        low, high = np.quantile(values[1:][is_finite[1:]], [self._tail, 1 - self._tail])
-        return Interval(float(values[0]), float(low), float(high))
+        resamples = values[1:][is_finite[1:]]
+        ends = np.quantile(resamples, self._levels(values[0], resamples))
+        return Interval(float(values[0]), float(ends.min()), float(ends.max()))
+
+    def _levels(self, value: float, resamples: Values) -> list[float]:
+        """Return which share of the resamples is below each end, without and with correction."""
+        near = 1e-12 * abs(value)
+        below = ((resamples < value - near).mean() + (resamples <= value + near).mean()) / 2
+        shift = NORMAL.inv_cdf(min(max(float(below), SMALLEST_SHARE), 1 - SMALLEST_SHARE))
+        return [NORMAL.cdf(middle + side * self._width) for middle in (0.0, 2 * shift) for side in (-1, 1)]

@@ -7,12 +7,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from arpo_verl.measure.live_settings import LiveOptions, WrongWords, training_command
-from arpo_verl.record import RecordedPrompt, read_steps
+from arpo_verl.record import RecordedPrompt, RecordedStep, read_steps
 from arpo_verl.record.run_files import NotARun
 
 LOG = "run.log"
@@ -48,13 +49,23 @@ def grow_trees(options: LiveOptions, say: Callable[[str], None]) -> list[Recorde
         started = time.monotonic()
         code = run_command(command, folder / LOG, lambda stage: say(f"{time.monotonic() - started:.0f} s: {stage}"))
         try:
-            prompts = [prompt for step in read_steps(folder) for prompt in step.prompts]
+            prompts = _prompts(list(read_steps(folder)))
         except NotARun:
             prompts = []
         if code or not prompts:
             raise RunFailed(_failure(folder / LOG, code, options.keep))
         say(f"{time.monotonic() - started:.0f} s: {len(prompts)} trees")
         return prompts
+
+
+def _prompts(steps: Sequence[RecordedStep]) -> list[RecordedPrompt]:
+    """Return the prompts of steps; those of the first without times, since its requests wait for a cold server."""
+    cold = [
+        replace(prompt, segments=[replace(segment, times=None) for segment in prompt.segments])
+        for step in steps[:1]
+        for prompt in step.prompts
+    ]
+    return cold + [prompt for step in steps[1:] for prompt in step.prompts]
 
 
 @contextlib.contextmanager
@@ -117,6 +128,7 @@ def _end(child: "subprocess.Popen[bytes]", family: dict[int, psutil.Process]) ->
     for one in family.values():
         with contextlib.suppress(psutil.Error):
             one.kill()
+    psutil.wait_procs(list(family.values()), GRACE_SECONDS)
     if child.poll() is None:
         child.kill()
     child.wait()

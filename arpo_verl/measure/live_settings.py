@@ -18,6 +18,10 @@ FEWEST_LEAVES = 4
 """Two roots, so that prefixes can be compared, and two leaves more, so that they can fork."""
 
 
+OF_REPLACED_PARTS = ("arpo.rule_kwargs", "arpo.advantage_kwargs", "arpo.loss_kwargs", "arpo.replay_kwargs")
+"""Settings of parts that a measurement chooses itself; an empty mapping behind them would not replace them."""
+
+
 class WrongWords(ValueError):
     """The overrides or options can't be what was meant."""
 
@@ -53,7 +57,8 @@ def training_command(options: LiveOptions, folder: Path) -> list[str]:
         )
     own = own_overrides(_composed(options), options, folder)
     preset = ["--config-path", options.config_path, "--config-name", options.config_name]
-    return [sys.executable, "-m", "verl.trainer.main_ppo", *preset, *options.overrides, *own]
+    kept = [word for word in options.overrides if not word.lstrip("+~").startswith(OF_REPLACED_PARTS)]
+    return [sys.executable, "-m", "verl.trainer.main_ppo", *preset, *kept, *own]
 
 
 def own_overrides(config: DictConfig, options: LiveOptions, folder: Path) -> list[str]:
@@ -79,17 +84,13 @@ def own_overrides(config: DictConfig, options: LiveOptions, folder: Path) -> lis
         "arpo.preset=null",
         "arpo.rollout=tree",
         "arpo.rule=bernoulli",
-        "arpo.rule_kwargs={}",
         "arpo.entropy_weight=0",
         "arpo.base_probability=0.5",
         "arpo.branch_factor=2",
         f"arpo.initial_rollouts={leaves // 2}",
         "arpo.advantage=soft",
-        "arpo.advantage_kwargs={}",
         "arpo.loss=null",
-        "arpo.loss_kwargs={}",
         "arpo.replay=null",
-        "arpo.replay_kwargs={}",
         "critic.enable=False",
         "actor_rollout_ref.actor.policy_loss.loss_mode=vanilla",
         f"trainer.critic_warmup={steps + 1}",

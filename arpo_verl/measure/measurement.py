@@ -142,7 +142,11 @@ def measured(found: PromptSums, entropies: Entropies | None = None, seed: int = 
         seed: of the bootstrap.
     """
     resampled = Resampled(found.sums, seed)
-    notes = [] if "seconds" in found.units else ["costs in seconds: the record has no times of sampling"]
+    notes = (
+        []
+        if "seconds" in found.units
+        else ["costs in seconds: no step with a server that is warm has times; measure more prompts than a batch has"]
+    )
     designs = [
         design_of(resampled, found.units, depth, leaves, baseline)
         for depth in found.depths

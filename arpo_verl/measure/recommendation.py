@@ -75,23 +75,36 @@ def _simplest(measurement: Measurement, best: Design) -> Design:
 
 
 def _settings(measurement: Measurement, design: Design) -> tuple[str, ...]:
+    """Return the overrides that grow a design: forks at the first result by a coin, and later ones in a round."""
     roots = max(1, measurement.leaves // design.leaves)
+    lift = measurement.lift_of_entropy
+    if design.depth > 1:
+        where: tuple[str, ...] = (
+            "arpo.rule=sample",
+            "+arpo.rule_kwargs.rounds=1",
+            "+arpo.rule_kwargs.score=position",
+            "+arpo.rule_kwargs.position_power=2.0",
+        )
+    elif lift is not None and lift.is_above_one:
+        where = ("arpo.rule=bernoulli",)
+    else:
+        where = ("arpo.rule=bernoulli", "arpo.base_probability=1", "arpo.entropy_weight=0")
     return (
         ADVANTAGES[design.baseline],
         f"actor_rollout_ref.rollout.n={measurement.leaves}",
         f"arpo.initial_rollouts={roots}",
         f"arpo.branch_factor={design.leaves}",
+        *where,
     )
 
 
 def _branch(measurement: Measurement, design: Design) -> str:
     cost = design.costs[TOKENS]
     roots = max(1, measurement.leaves // design.leaves)
-    where = {1: "first", 2: "second", 3: "third"}.get(design.depth, f"{design.depth}th")
     text = (
-        f"Branch: {roots} leaves from the prompt, each forked into {design.leaves} after its {where} result, credited "
-        f"against {_BASELINE_WORDS[design.baseline]}. For the variance that GRPO has this costs {_times(cost)} the "
-        f"sampled tokens."
+        f"Branch: {roots} leaves from the prompt, each forked into {design.leaves} after its {ordinal(design.depth)} "
+        f"result, credited against {_BASELINE_WORDS[design.baseline]}. For the variance that GRPO has this costs "
+        f"{_times(cost)} the sampled tokens."
     )
     lift = measurement.lift_of_entropy
     if lift is not None:
@@ -117,6 +130,11 @@ _BASELINE_WORDS = {
     SIBLINGS: "its siblings",
     SHRUNK: "the mix of siblings and other roots' leaves with the least variance",
 }
+
+
+def ordinal(number: int) -> str:
+    """Return a number from 1 on as a word of order."""
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
 
 
 def _times(cost: Interval) -> str:

@@ -14,7 +14,7 @@ from arpo_verl.measure.bootstrap import Interval
 from arpo_verl.measure.designs import Design, PresetCost
 from arpo_verl.measure.law import GROUP, SHRUNK, SIBLINGS
 from arpo_verl.measure.measurement import TOKENS, ForkDepth, Measurement
-from arpo_verl.measure.recommendation import Recommendation
+from arpo_verl.measure.recommendation import Recommendation, ordinal
 
 UNITS = {"tokens": "sampled tokens", "calls": "tool calls", "seconds": "seconds"}
 BASELINES = {GROUP: "all leaves", SIBLINGS: "siblings", SHRUNK: "best mix"}
@@ -64,7 +64,9 @@ def _measured(measurement: Measurement) -> Table:
 
 
 def _add_depth(table: Table, depth: ForkDepth) -> None:
-    table.add_row(f"roots with {depth.depth} results or more", _shown(depth.reach), "their share")
+    table.add_row(
+        f"roots with a {ordinal(depth.depth)} result", _shown(depth.reach), "their share; forks come after it"
+    )
     table.add_row("  variance between prefixes", _shown(depth.between), "decided before the fork")
     table.add_row("  variance within a prefix", _shown(depth.within), "decided after it")
     table.add_row(
@@ -114,6 +116,8 @@ def _add_design(table: Table, name: str, design: Design, leaves: int, units: lis
 
 
 def _shown(number: Interval | None) -> str:
+    if number is not None and number.high >= 100:
+        return f"{number.value:.0f} [{number.low:.0f}, {number.high:.0f}]"
     return NOT_KNOWN if number is None else f"{number.value:.2f} [{number.low:.2f}, {number.high:.2f}]"
 
 

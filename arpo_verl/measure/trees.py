@@ -63,19 +63,27 @@ def in_seconds(trees: GrownTrees) -> GrownTrees | None:
     """Return the same trees with seconds of sampling for tokens and seconds of tools for calls.
 
     A segment's seconds are those between request and end, less those that it waited for others in flight; what leaves
-    grow at the same time is not told apart. None where a sampled segment has no times.
+    grow at the same time is not told apart. A prompt with a sampled segment without times has 0 seconds in all, which
+    leaves it out of ratios of sums. None where no prompt has times.
 
     Args:
         trees: as grown.
     """
+    without = {
+        prompt
+        for record, prompt in zip(trees.records, trees.prompts, strict=True)
+        if any(segment.is_sampled and segment.times is None for segment in record.segments)
+    }
+    if without >= set(trees.prompts):
+        return None
     width = trees.tokens.shape[1]
     sampling = torch.zeros(trees.tokens.shape, dtype=torch.float64)
     calling = torch.zeros(trees.tokens.shape, dtype=torch.float64)
-    for row, record in enumerate(trees.records):
+    for row, (record, prompt) in enumerate(zip(trees.records, trees.prompts, strict=True)):
+        if prompt in without:
+            continue
         place_of = {segment.id: place for place, segment in enumerate(record.segments[:width])}
         for place, segment in enumerate(record.segments):
-            if segment.is_sampled and segment.times is None:
-                return None
             if segment.is_sampled and segment.times is not None:
                 spent = segment.times[1] - segment.times[0] - segment.waited_seconds
                 sampling[row, place] = max(0.0, spent)
