@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -99,7 +100,7 @@ def run_command(command: Sequence[str], log: Path, say: Callable[[str], None]) -
         )
     family: dict[int, psutil.Process] = {}
     waiting = dict(STAGES)
-    with log.open(errors="replace") as lines:
+    with log.open(errors="replace") as lines, _interrupted_by_signals():
         try:
             while child.poll() is None:
                 text = lines.read()
@@ -110,6 +111,21 @@ def run_command(command: Sequence[str], log: Path, say: Callable[[str], None]) -
             return child.returncode
         finally:
             _end(child, family)
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt like SIGINT, so that what was started is ended: it has a session of its own."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _remember(pid: int, family: dict[int, psutil.Process]) -> None:

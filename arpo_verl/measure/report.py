@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from arpo_verl.measure.bootstrap import Interval
@@ -74,22 +74,27 @@ def _add_depth(table: Table, depth: ForkDepth) -> None:
     )
     for unit, ratio in depth.cost_ratio.items():
         table.add_row(f"  cost before / after, {UNITS[unit]}", _shown(ratio), "high: forks save much")
-    table.add_row("  best leaves of a root, K*", _shown(depth.optimal_leaves), "below 2: do not fork here")
+    table.add_row(
+        "  best leaves of a root, K*",
+        _shown(depth.optimal_leaves),
+        "of the baseline of all leaves; below 2: do not fork",
+    )
     table.add_row("  K* of rewards alone", _shown(depth.optimal_leaves_of_rewards), "as tree/optimal_forks")
 
 
 def _predicted(measurement: Measurement) -> Table:
     units = [unit for unit in UNITS if any(unit in design.costs for design in measurement.designs)]
     table = Table(
-        "cost for GRPO's variance",
+        Column("cost for GRPO's variance", min_width=18),
         "roots x leaves",
         "fork after result",
         "baseline",
-        *(UNITS[unit] for unit in units),
+        *(Column(UNITS[unit], no_wrap=True) for unit in units),
         box=None,
         pad_edge=False,
     )
     table.add_row("grpo", f"{measurement.leaves} x 1", "-", BASELINES[GROUP], *("1" for _ in units))
+    shown = [preset.design for preset in measurement.presets]
     for preset in measurement.presets:
         _add_design(table, ", ".join(preset.names), preset.design, measurement.leaves, units)
     for depth in measurement.depths:
@@ -101,7 +106,8 @@ def _predicted(measurement: Measurement) -> Table:
             ]
             if found:
                 best = min(found, key=lambda one: one.costs[TOKENS].value)
-                _add_design(table, "the best", best, measurement.leaves, units)
+                if best not in shown:
+                    _add_design(table, "no preset; best K", best, measurement.leaves, units)
     return table
 
 

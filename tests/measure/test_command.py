@@ -1,7 +1,9 @@
 """`arpo-verl measure` on the record of a run, with words that are wrong, and the command that it would start."""
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -120,5 +122,27 @@ def test_no_process_of_a_run_stays(tmp_path):
     )
     assert run_command(script(tmp_path, text), tmp_path / "log", print) == 0
     pid = int((tmp_path / "log").read_text())
+    assert has_ended(pid)
+
+
+def test_a_measurement_that_is_asked_to_end_leaves_no_process(tmp_path):
+    waits = script(tmp_path, "import os, time\nprint(os.getpid(), flush=True); time.sleep(600)")
+    log = tmp_path / "log"
+    code = f"from arpo_verl.measure.live import *; run_command({waits!r}, Path({str(log)!r}), print)"
+    measuring = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            if log.is_file() and log.read_text().endswith("\n"):
+                break
+            time.sleep(0.1)
+        measuring.terminate()
+        assert measuring.wait(60) != 0
+    finally:
+        measuring.kill()
+    assert has_ended(int(log.read_text()))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for somebody to look at its exit code."""
     state = Path(f"/proc/{pid}/stat")
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"

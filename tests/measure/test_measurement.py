@@ -168,15 +168,14 @@ def test_the_recommended_settings_are_shipped_presets_with_that_baseline():
 def test_what_is_recommended_composes_and_builds_its_rule():
     measurement = measured(world_sums(World(lambda a, b, c: 0.5)))
     lift = Interval(1.5, 1.2, 1.8)
-    for depth in (1, 2):
-        for of_entropy in (None, lift, Interval(1.0, 0.9, 1.1)):
-            one = cost_of(replace(measurement, lift_of_entropy=of_entropy), 0.8, 0.9, 0.95)
-            design = replace(one.best, depth=depth)
-            settings = recommend(replace(one, designs=[design], best=design)).settings
-            config = compose_config(*PRESET, list(settings))
-            rule = build_rule(arpo_config(config))
-            assert (rule.never_forks() is None) and config.arpo.initial_rollouts == measurement.leaves // 2
-            assert ("arpo.entropy_weight=0" in settings) == (depth == 1 and of_entropy is not lift)
+    for depth, of_entropy in ((1, None), (1, lift), (2, lift)):
+        one = cost_of(replace(measurement, lift_of_entropy=of_entropy), 0.8, 0.9, 0.95)
+        design = replace(one.best, depth=depth)
+        settings = recommend(replace(one, designs=[design], best=design)).settings
+        config = compose_config(*PRESET, list(settings))
+        rule = build_rule(arpo_config(config))
+        assert (rule.never_forks() is None) and config.arpo.initial_rollouts == measurement.leaves // 2
+        assert ("arpo.entropy_weight=0" in settings) == (of_entropy is None)
 
 
 def test_the_report_shows_no_number_without_its_interval(tmp_path):
