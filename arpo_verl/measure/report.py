@@ -85,9 +85,9 @@ def _add_depth(table: Table, depth: ForkDepth) -> None:
 def _predicted(measurement: Measurement) -> Table:
     units = [unit for unit in UNITS if any(unit in design.costs for design in measurement.designs)]
     table = Table(
-        Column("cost for GRPO's variance", min_width=18),
+        Column("cost for GRPO's variance", min_width=19),
         "roots x leaves",
-        "fork after result",
+        "result",
         "baseline",
         *(Column(UNITS[unit], no_wrap=True) for unit in units),
         box=None,
