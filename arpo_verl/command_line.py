@@ -20,6 +20,7 @@ COMMANDS = {
     "view": ("arpo_verl.viewer.command", "look at a run's trees, tokens, calls and times in a browser"),
     "plot": ("arpo_verl.figures.command", "draw figures of runs: entropy, tree, curves, calls"),
     "export-traces": ("arpo_verl.traces.command", "export a run's rollouts as traces of OpenTelemetry"),
+    "measure": ("arpo_verl.measure.command", "measure whether branching pays on a task with a model"),
     "algorithms": ("arpo_verl.presets.command", "list the algorithms of the family, or show what one sets"),
     "export": ("arpo_verl.export.command", "turn a checkpoint of verl's into a Hugging Face model"),
 }

@@ -25,6 +25,7 @@ MAY_IMPORT_TORCH = (
     "arpo_verl.advantages",
     "arpo_verl.algorithms",
     "arpo_verl.diagnostics",
+    "arpo_verl.measure",
     "arpo_verl.packing",
     "arpo_verl.tiny_world",
 )

@@ -91,12 +91,17 @@ def _known(value: float) -> float | None:
 
 
 def variances_below(trees: GrownTrees) -> torch.Tensor:
+    """Return `unbiased_variances_below`, at least 0, which each is as a number of its own."""
+    return unbiased_variances_below(trees).clamp(min=0.0)
+
+
+def unbiased_variances_below(trees: GrownTrees) -> torch.Tensor:
     """Return, for each node, the variance of the reward of a leaf below it; it means nothing at one with one child.
 
     The mean of r² less the mean of products of the rewards of two different children, which do not depend on one
     another given the way to here: Σ_c m_c(r²) / k - ((Σ_c m_c)² - Σ_c m_c²) / (k (k - 1)), m_c the mean below child c
     in which each child of a node counts once. Unbiased, also where children fork in their turn and by what is known
-    there; where each child is a single leaf, the sample variance.
+    there, and so below 0 now and then; where each child is a single leaf, the sample variance.
     """
     nodes = trees.nodes
     centre = trees.mean_over_children(trees.rewards)[nodes.prompt[nodes.end.clamp(min=0)]]
@@ -106,7 +111,7 @@ def variances_below(trees: GrownTrees) -> torch.Tensor:
     total = nodes.sum_over_children(mean) + trees.ending(rewards)
     total_of_squares = nodes.sum_over_children(mean**2) + trees.ending(rewards**2)
     products = (total**2 - total_of_squares) / (k * (k - 1)).clamp(min=1)
-    return (square - products).clamp(min=0.0)
+    return square - products
 
 
 def _decisions(trees: GrownTrees) -> dict[int, list[Decision]]:

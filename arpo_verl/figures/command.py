@@ -63,11 +63,12 @@ def _draw(arguments: argparse.Namespace, out: Path) -> None:
     # matplotlib takes a second to import; who asks for help does not wait for it.
     from arpo_verl.figures import calls, curves, entropy, tree
     from arpo_verl.figures.drawing import save
+    from arpo_verl.figures.entropy_around import entropy_around_results
 
     records = {path: _steps(path) for path in arguments.records}
     first = next(iter(records.values()))
     if arguments.figure == "entropy":
-        around = entropy.entropy_around_results(first, arguments.tokens)
+        around = entropy_around_results(first, arguments.tokens)
         save(lambda figure: entropy.draw(figure, around), entropy.SIZE, out)
     elif arguments.figure == "tree":
         step, prompt = tree.choose(first, arguments.step, arguments.prompt)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from arpo_verl import command_line
-from arpo_verl.figures import calls, command, curves, entropy, tree
+from arpo_verl.figures import calls, command, curves, tree
+from arpo_verl.figures.entropy_around import START, entropy_around_results
 from arpo_verl.record import RecordedCall, RecordedLeaf, RecordedPrompt, RecordedSegment, RecordedStep
 from arpo_verl.record.token_values import LARGEST, LEVELS, pack
 from arpo_verl.record.writing import write_step
@@ -55,8 +56,8 @@ STEP = RecordedStep(1, seconds={"step": 4.0}, size=2, prompts=[PROMPT, SECOND])
 
 
 def test_entropies_stand_at_their_distance_from_a_result_and_a_shared_result_counts_for_each_turn_after_it():
-    found = entropy.entropy_around_results([STEP], reach=3)
-    assert found.is_entropy and found.results == {entropy.START: 3, "search": 3, "python + search": 1}
+    found = entropy_around_results([STEP], reach=3)
+    assert found.is_entropy and found.results == {START: 3, "search": 3, "python + search": 1}
     search = found.by_tool["search"]
     # Prompt a has one turn before its two turns after, b one of each; the means of prompts stand side by side.
     assert sorted(search) == [-3, -2, -1, 1, 2]
@@ -64,7 +65,7 @@ def test_entropies_stand_at_their_distance_from_a_result_and_a_shared_result_cou
     assert search[1] == pytest.approx([(nats(5) + nats(7)) / 2, nats(9)])
     assert search[2] == pytest.approx([nats(6)])
     assert found.by_tool["python + search"] == {-1: pytest.approx([nats(10)])}
-    assert found.by_tool[entropy.START][1] == pytest.approx([(nats(1) + nats(10)) / 2, nats(3)])
+    assert found.by_tool[START][1] == pytest.approx([(nats(1) + nats(10)) / 2, nats(3)])
     positions, estimates = found.estimates("search")
     assert positions == [-3, -2, -1, 1, 2]
     middle, spread = (nats(4) + nats(3)) / 2, abs(nats(4) - nats(3)) / math.sqrt(2)
@@ -80,14 +81,14 @@ def test_without_entropies_surprisals_are_drawn_and_what_is_unknown_is_left_out(
         RecordedSegment("x", 1, log_probs=pack(np.array([nats(8)]))),
     ]
     prompt = RecordedPrompt("a", "?", segments, [RecordedLeaf("a_0", 0, [0, 1, 2], 1.0)])
-    found = entropy.entropy_around_results([RecordedStep(1, prompts=[prompt])], reach=5)
+    found = entropy_around_results([RecordedStep(1, prompts=[prompt])], reach=5)
     assert not found.is_entropy
     assert found.by_tool["search"] == {-1: pytest.approx([nats(4)]), 1: pytest.approx([nats(8)])}
 
 
 def test_a_record_without_either_has_no_entropy_figure():
     with pytest.raises(ValueError, match="no token has an entropy"):
-        entropy.entropy_around_results([RecordedStep(1, prompts=[RecordedPrompt("a", "?")])], reach=5)
+        entropy_around_results([RecordedStep(1, prompts=[RecordedPrompt("a", "?")])], reach=5)
 
 
 def test_calls_that_leaves_share_count_once_but_for_each_leaf_that_has_them():
