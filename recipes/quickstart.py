@@ -249,8 +249,18 @@ def show_step(run: TrainingRun, step: int, data: dict[str, Any], seconds: float)
 
 def stop(child: subprocess.Popen[bytes], mark: str) -> None:
     """End the child and all that inherited its mark; Ray's daemons and vLLM's engines have sessions of their own."""
-    for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(end, signal.SIG_IGN)  # an impatient second Ctrl-C must not end the cleaning up
+    # An impatient second Ctrl-C must not end the cleaning up.
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {end: signal.signal(end, signal.SIG_IGN) for end in ends}
+    try:
+        _stop(child, mark)
+    finally:
+        # Other runs may follow, which a signal ends too.
+        for end, handler in handlers.items():
+            signal.signal(end, handler)
+
+
+def _stop(child: subprocess.Popen[bytes], mark: str) -> None:
     # Tools run with a clean environment, without the mark; they are known by their parents while those live.
     family = {grandchild for process in marked(mark) for grandchild in process.children(recursive=True)}
     if child.poll() is None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from comparison_table import (
     render,
     reward_at,
 )
+from quickstart import stop
 
 from arpo_verl.figures.estimates import Curve, align, estimate, t_quantile
 from arpo_verl.record import RecordedCall, RecordedLeaf, RecordedPrompt, RecordedSegment, RecordedStep
@@ -326,6 +328,22 @@ def test_a_run_of_another_length_is_neither_taken_nor_overwritten(tmp_path):
     write(comparison(tmp_path), run("grpo", 0, [0.1, 0.2]))
     with pytest.raises(SystemExit, match="expected 20"):
         comparison(tmp_path, steps=20).finished("grpo", 0)
+
+
+def test_signals_that_end_a_run_end_the_one_after_it_too():
+    def mine(number: int, frame: object) -> None:
+        """Stand for what a program does at a signal."""
+
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {end: signal.signal(end, mine) for end in ends}
+    try:
+        child = subprocess.Popen(["sleep", "60"])
+        stop(child, "a mark that nothing has")
+        assert child.poll() is not None
+        assert [signal.getsignal(end) for end in ends] == [mine] * 3
+    finally:
+        for end, handler in before.items():
+            signal.signal(end, handler)
 
 
 def test_only_the_first_arm_of_a_seed_validates_before_training(tmp_path):
