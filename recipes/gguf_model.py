@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from gguf import GGUFReader, TokenType
 from model_packages import PackagedModel
-from tokenizers import AddedToken, decoders, pre_tokenizers
+from tokenizers import AddedToken, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 DTYPE = torch.bfloat16
@@ -68,11 +68,10 @@ def repair_tokenizer(tokenizer: Any, metadata: dict[str, Any], model: PackagedMo
             tokenizer.add_tokens([AddedToken(text, special=kinds[kind], normalized=False)], special_tokens=kinds[kind])
     backend = tokenizer.backend_tokenizer
     if metadata["pre"] == "smollm":
+        # As the model was trained: "a  12" has both spaces in one token.
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
-        # The one that transformers makes replaces a "▁" in the text by a space.
-        backend.decoder = decoders.ByteLevel()
     tokenizer.eos_token, tokenizer.pad_token = model.eos_token, model.pad_token
     tokenizer.model_max_length = metadata["context_length"]
     tokenizer.clean_up_tokenization_spaces = False

@@ -90,7 +90,7 @@ MODELS: Mapping[str, PackagedModel] = {
         size=491_400_064,
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         disk_bytes=1700 << 20,
-        memory_bytes=5 << 30,
+        memory_bytes=4 << 30,
         parameters=494_032_768,
     ),
 }
