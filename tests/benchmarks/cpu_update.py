@@ -1,6 +1,6 @@
 """How fast a model is trained on this CPU: fp32 against bf16, torch's usual memory against memory that is kept.
 
-    python tests/benchmarks/cpu_update.py models/smollm2-135m
+    python tests/benchmarks/cpu_update.py outputs/smollm2-135m
 
 Each setting is a process of its own with one thread, which does one forward and backward pass to warm up and some that
 count. Rounds take the settings in turn, so that another load on the machine meets all of them. Tokens per second of CPU
