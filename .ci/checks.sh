@@ -19,7 +19,7 @@ environment() {
 suite() {
   bash recipes/install.sh
   .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --only-binary :all: \
-    --requirement tests/requirements.txt --requirement recipes/requirements-figure.txt
+    --requirement tests/requirements.txt --requirement recipes/requirements-figure.txt --requirement recipes/requirements-gguf.txt
 }
 
 mkdir -p "$OUT"

@@ -61,6 +61,8 @@ resolve recipes/requirements-source.txt "Published as source alone: built by the
 mapfile -t IN_CPU < <(leave_out recipes/requirements-cpu.txt)
 resolve recipes/requirements-figure.txt "What the figure of recipes/compare.sh needs beside recipes/requirements-cpu.txt." \
   "${UPGRADE[@]}" "${IN_CPU[@]}" --constraint "$ROOT/recipes/requirements-cpu.txt" < recipes/requirements-figure.in
+resolve recipes/requirements-gguf.txt "What recipes/real_models.sh needs beside recipes/requirements-cpu.txt." \
+  "${UPGRADE[@]}" "${IN_CPU[@]}" --constraint "$ROOT/recipes/requirements-cpu.txt" < recipes/requirements-gguf.in
 resolve tests/requirements.txt "What tests/run.sh needs beside recipes/requirements-cpu.txt." \
   "${UPGRADE[@]}" "${IN_CPU[@]}" --constraint "$ROOT/recipes/requirements-cpu.txt" < tests/requirements.in
 resolve docs/requirements.txt 'Resolution of docs/requirements.in, for mkdocs build.' "${UPGRADE[@]}" < docs/requirements.in

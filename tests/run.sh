@@ -9,10 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash recipes/install.sh
 
 STAMP=.venv/arpo-verl-test-tools
-WANTED=$(cat tests/requirements.txt recipes/requirements-figure.txt | sha256sum)
+WANTED=$(cat tests/requirements.txt recipes/requirements-{figure,gguf}.txt | sha256sum)
 if [[ ! -f $STAMP || $(<"$STAMP") != "$WANTED" ]]; then
   .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes --only-binary :all: \
-    --requirement tests/requirements.txt --requirement recipes/requirements-figure.txt
+    --requirement tests/requirements.txt --requirement recipes/requirements-figure.txt --requirement recipes/requirements-gguf.txt
   echo "$WANTED" > "$STAMP"
 fi
 

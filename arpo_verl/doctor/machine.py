@@ -12,6 +12,7 @@ from packaging.specifiers import SpecifierSet
 from arpo_verl.doctor.data import weight_files
 from arpo_verl.doctor.finding import DoctorInput, Finding, Status
 from arpo_verl.preflight import machine_check
+from arpo_verl.preflight.weight_bucket import raise_weight_bucket
 
 SHOWN = ("arpo-verl", "verl", "torch", "vllm", "transformers", "ray")
 GIB = 1 << 30
@@ -54,14 +55,15 @@ def _version(distribution: str) -> str:
 
 
 def check_shared_memory(doctor_input: DoctorInput) -> list[Finding]:
-    """Check the size of /dev/shm."""
+    """Check the size of /dev/shm, with the weight bucket that a run of this model would have."""
+    raised = raise_weight_bucket(doctor_input.config)
     machine_check.check_shared_memory(doctor_input.config)
     usage = shutil.disk_usage(machine_check.SHARED_MEMORY)
     found = f"{machine_check.SHARED_MEMORY} has {_gib(usage.free)} of {_gib(usage.total)} free"
     if usage.free < SMALL_SHARED_MEMORY:
         advice = f"expected at least {_gib(SMALL_SHARED_MEMORY)} for Ray and NCCL: docker run --shm-size=16g"
         return [Finding("shared memory", Status.WARNING, f"{found}; {advice}")]
-    return [Finding("shared memory", Status.OK, found)]
+    return [Finding("shared memory", Status.OK, f"{found}; {raised}" if raised else found)]
 
 
 def check_open_files() -> list[Finding]:

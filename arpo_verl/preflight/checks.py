@@ -35,6 +35,7 @@ from arpo_verl.preflight.rollout_checks import (
 from arpo_verl.preflight.signal_check import check_signals
 from arpo_verl.preflight.tag_check import OUR_REWARD, check_tags_of_run
 from arpo_verl.preflight.tool_check import check_tools
+from arpo_verl.preflight.weight_bucket import log_raised_bucket
 from arpo_verl.presets.fill import fill_preset
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ AGENT_LOOPS = ("single_turn_agent", "tool_agent", TAG_AGENT)
 
 def check_before_ray(config: DictConfig) -> DictConfig:
     """Fill in the preset of whatever configuration verl is given, and check it, as far as it is ours.
+
+    On CPU the bucket for weights is raised to the model's largest weight.
 
     Of a run without trees that is the estimator's name, for a misspelling, an advantage, loss or replay of ours, and
     tags, rows and checkpoint where its rollout is `tag_agent`. The driver of a run of ours also learns to end it saved
@@ -58,6 +61,7 @@ def check_before_ray(config: DictConfig) -> DictConfig:
     """
     show_warnings()
     fill_preset(config)
+    log_raised_bucket(config)
     if warning := check_estimator(config):
         logger.warning(warning)
     check_parts(config)
