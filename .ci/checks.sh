@@ -28,7 +28,7 @@ case ${1:-} in
     suite
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
-    .venv/bin/shellcheck recipes/*.sh tests/*.sh .ci/checks.sh
+    .venv/bin/shellcheck recipes/*.sh tests/*.sh .ci/run .ci/checks.sh
     ;;
   types)
     suite

@@ -19,6 +19,7 @@ fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check --quiet .
 .venv/bin/mypy --no-error-summary
+.venv/bin/shellcheck recipes/*.sh tests/*.sh .ci/run .ci/checks.sh
 # Two workers, a file to one of them, so that what a file's tests share is made once; one has all that start Ray or vLLM, which
 # come first (conftest.py). They have to find tests of the same names, some made of sets, whose order is that of their hashes.
 export PYTHONHASHSEED=${PYTHONHASHSEED:-$RANDOM}
