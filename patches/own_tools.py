@@ -44,9 +44,11 @@ def accept_several_tools(tool_registry: ModuleType) -> None:
     def initialize_tools_from_config(tools_config_file: str) -> list[Any]:
         made = make(tools_config_file)
         tools = [tool for one in made for tool in getattr(one, "tools_of_entry", None) or [one]]
+        if len(tools) == len(made):
+            return tools
         names = Counter(tool.name for tool in tools)
         twice = sorted(name for name, count in names.items() if count > 1)
-        if twice and len(tools) > len(made):  # verl lets the last of equal names win
+        if twice:  # verl lets the last of equal names win
             raise ValueError(
                 f"{tools_config_file}: several tools are called {twice}; expected one of each: set `prefix`"
             )
