@@ -43,9 +43,10 @@ def accept_several_tools(tool_registry: ModuleType) -> None:
     @functools.wraps(make)
     def initialize_tools_from_config(tools_config_file: str) -> list[Any]:
         made = make(tools_config_file)
-        tools = [tool for one in made for tool in getattr(one, "tools_of_entry", None) or [one]]
-        if len(tools) == len(made):
-            return tools
+        several = [getattr(one, "tools_of_entry", None) for one in made]
+        if not any(several):
+            return made
+        tools = [tool for one, its_tools in zip(made, several, strict=True) for tool in its_tools or [one]]
         names = Counter(tool.name for tool in tools)
         twice = sorted(name for name, count in names.items() if count > 1)
         if twice:  # verl lets the last of equal names win
