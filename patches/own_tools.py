@@ -42,7 +42,7 @@ def accept_several_tools(tool_registry: ModuleType) -> None:
 
     @functools.wraps(make)
     def initialize_tools_from_config(tools_config_file: str) -> list[Any]:
-        made = make(tools_config_file)
+        made: list[Any] = make(tools_config_file)
         several = [getattr(one, "tools_of_entry", None) for one in made]
         if not any(several):
             return made
