@@ -75,6 +75,20 @@ def encodable(value: Any) -> Any:
     return type(value)(map(encodable, value)) if isinstance(value, list | tuple) else value
 
 
+ENVIRONMENT = os.environ
+
+
+@pytest.fixture(autouse=True)
+def one_environment() -> Generator[None, None, None]:
+    """Let `os.environ` stay the object that libraries have imported.
+
+    datasets puts a copy in its place (5.2, `arrow_dataset.py`, `Dataset.map` in several processes).
+    """
+    yield
+    if os.environ is not ENVIRONMENT:
+        os.environ = ENVIRONMENT  # noqa: B003
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
     """A tiny world whose model has learned enough to call tools."""

@@ -153,7 +153,7 @@ def _send(steps: Iterator[tuple[RecordedStep, float]], arguments: argparse.Names
     from arpo_verl.traces.sending import NotSent, Sender, endpoint_of, shown, timeout_of
 
     try:
-        endpoint, seconds = endpoint_of(arguments.endpoint), timeout_of()
+        endpoint, seconds = endpoint_of(arguments.endpoint, os.environ), timeout_of(os.environ)
     except ValueError as error:
         return _report(str(error), 2)
     traces, sent = _Traces(steps, arguments), 0

@@ -1,7 +1,6 @@
 """Sends spans to a server by OTLP over HTTP, with the SDK's own exporter, and never waits without end."""
 
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ class NotSent(Exception):
     """A request was not taken; the message says why."""
 
 
-def endpoint_of(given: str | None, variables: Mapping[str, str] = os.environ) -> str:
+def endpoint_of(given: str | None, variables: Mapping[str, str]) -> str:
     """Return the address that spans are sent to.
 
     Args:
@@ -60,7 +59,7 @@ def shown(endpoint: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def timeout_of(variables: Mapping[str, str] = os.environ) -> float:
+def timeout_of(variables: Mapping[str, str]) -> float:
     """Return the seconds that a request may take.
 
     Raises:

@@ -346,6 +346,7 @@ async def test_a_tool_that_is_dropped_closes_its_session():
     complaints: list[str] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: complaints.append(context["message"]))
+    gc.collect()  # what other tests have dropped
     async with serving(answer(CASES[4].full)) as server:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
